@@ -1,0 +1,1 @@
+"""Read documents longer than any model's window, with any model."""

@@ -1,0 +1,422 @@
+"""Finding a quote in a text: exact, nearly exact, or not at all.
+
+Texts are compared *folded*: runs of white space become one space, typographic quotation marks,
+dashes, ellipses and ligatures become plain ones, hyphens between letters (also at line ends) and
+invisible characters go. A fold keeps only the places where lengths change, so that a range of
+folded text leads back to a range of the original at little cost in memory.
+
+Quotes that are not where they should be are looked for in the whole text through an index of
+words by block, built on first need: which blocks hold most of the quote's words?
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
+from unicodedata import normalize
+
+from rapidfuzz import fuzz
+
+MatchKind: TypeAlias = Literal["exact", "near", "elsewhere"]
+Range: TypeAlias = tuple[int, int]
+
+NEAR = 87.0
+"""Similarity (0 to 100) from which on a quote counts as near."""
+
+_REGION = 65_536  # characters that are searched directly, without the index
+_BLOCK = 8_192  # characters of a block of the index, at least; there are at most 2,048 blocks
+_OVERLAP = 2_048  # characters by which a block reaches into the next
+_ELLIPSIS_GAP = 1_000  # characters that "..." in a quote may stand for
+_TRIED = 64  # blocks looked into for one quote
+_STRETCHES = 12  # stretches of a region searched for another, better near match
+
+_PLAIN = str.maketrans(
+    {
+        **dict.fromkeys(
+            "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", " "
+        ),
+        **dict.fromkeys(map(chr, range(0x2000, 0x200B)), " "),
+        **dict.fromkeys("“”„‟«»″", '"'),
+        **dict.fromkeys("‘’‚‛′`´", "'"),
+        **dict.fromkeys("‐‑−", "-"),
+        **dict.fromkeys("–—―", "—"),
+        "İ": "I",
+    }
+)
+_LETTER = r"[^\W\d_]"
+# Every alternative begins with a fixed character, which lets `re` skip fast.
+_CHANGED = re.compile(
+    rf"(?P<hyphen>-(?<={_LETTER}-) *(?={_LETTER}))"
+    r"|—(?P<span>(?<=\d—)(?=\d))"
+    r"|(?P<dash> +(?:--+|—) *|(?:--+|—) *)"
+    r"|(?P<spaces>  +)"
+    r"|(?P<marks>'')"
+    r"|(?P<dots>…)"
+    r"|(?P<hidden>[\xad\u200b-\u200d\u2060\ufeff] *)"
+    r"|(?P<ligature>[ﬀ-ﬄ])"
+)
+_REPLACED = {"dash": " - ", "spaces": " ", "marks": '"', "dots": "...", "span": "-"}
+_LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
+_ELLIPSIS = re.compile(r" ?[\[(]? ?\.{3,} ?[\])]? ?")
+_EDGES = " -\"'*_"
+_CLOSING = ".,;:"
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+(?:'[^\W\d_]+)?")
+"""A word; a Chinese, Japanese or Korean character counts as one."""
+_PART = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+")
+_JOINED = re.compile(rf"(?![{_CJK}])[^\W_](?=(?![{_CJK}])[^\W_])")  # two letters of one word
+
+STOP_WORDS = frozenset(
+    "a an and any are as at be been being but by can could did do does for from had has have he"
+    " her hers him his i if in into is it its may me might my of on or our shall she should so"
+    " that the their them then there these they this those to up us was we were what when where"
+    " which who whom whose why how will with would you your".split()
+)
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    " fifteen sixteen seventeen eighteen nineteen".split()
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+_NUMBERS = {
+    **{word: str(n) for n, word in enumerate(_UNITS)},
+    **{word: str(10 * n) for n, word in enumerate(_TENS, 2)},
+    # "twenty-one" loses its hyphen in the fold.
+    **{
+        ten + one: str(10 * n + k)
+        for n, ten in enumerate(_TENS, 2)
+        for k, one in enumerate(_UNITS[:10])
+    },
+    **{word: f"{n}th" for n, word in enumerate(_ORDINALS, 1)},
+    **{word: word for word in ("hundred", "thousand", "million", "billion")},
+}
+_NEGATIONS = frozenset(
+    "no not never none nor neither nobody nothing nowhere without cannot"
+    " nicht kein keine keinen nie pas jamais".split()
+)
+_FIGURES_OR_WORD = re.compile(r"(\d+(?:[.,:]\d+)*)|[^\W\d_]+")
+
+
+class Match(NamedTuple):
+    """Where a quote stands: characters ``start`` to ``end`` of the original text.
+
+    ``score`` is the similarity, 0 to 100; 100 with "near" means that only the case differs.
+    """
+
+    start: int
+    end: int
+    kind: MatchKind
+    score: float
+
+
+class Folded:
+    """A folded text with the way back to the original.
+
+    Attributes:
+        text: The folded text.
+        low: The same in lower case, character for character.
+    """
+
+    __slots__ = ("_here", "_there", "low", "text")
+
+    def __init__(self, original: str, offset: int = 0) -> None:
+        plain = original.translate(_PLAIN)
+        pieces: list[str] = []
+        # Positions after each change of length, in the folded and in the original text.
+        self._here, self._there = array("Q", [0]), array("Q", [offset])
+        done = length = 0
+        for found in _CHANGED.finditer(plain):
+            name = found.lastgroup or ""
+            old = found.group()
+            new = _LIGATURES[old] if name == "ligature" else _REPLACED.get(name, "")
+            length += found.start() - done
+            pieces += (plain[done : found.start()], new)
+            done = found.end()
+            if len(new) > 1 or len(new) != len(old):
+                # The replaced stretch as a whole points at its original beginning.
+                self._here.extend((length, length + len(new)))
+                self._there.extend((offset + found.start(), offset + done))
+            length += len(new)
+        pieces.append(plain[done:])
+        self.text = "".join(pieces)
+        low = self.text.lower()
+        self.low = low if len(low) == len(self.text) else self.text
+
+    def origin(self, start: int, end: int) -> Range:
+        """The range of the original text behind a range of the folded one."""
+        return self._back(start), self._back(end - 1) + 1
+
+    def _back(self, position: int) -> int:
+        i = bisect_right(self._here, position) - 1
+        there = self._there[i] + position - self._here[i]
+        # Inside a replaced stretch the original may be the shorter one.
+        return min(there, self._there[i + 1] - 1) if i + 1 < len(self._there) else there
+
+
+class _Index:
+    """Which blocks of a text hold a word: a bit for each block."""
+
+    def __init__(self, text: str) -> None:
+        self.size = max(_BLOCK, len(text) // 2_048 + 1)
+        self.blocks = range(0, len(text), self.size)
+        self._masks: dict[str, int] = {}
+        masks = self._masks
+        for number, start in enumerate(self.blocks):
+            bit = 1 << number
+            for word in _index_words(text[start : start + self.size + _OVERLAP]):
+                masks[word] = masks.get(word, 0) | bit
+
+    def likely(self, words: Iterable[str]) -> list[int]:
+        """Starts of the blocks that hold at least 60% of the words, the fullest first."""
+        masks = sorted((self._masks.get(word, 0) for word in set(words)), key=int.bit_count)
+        needed = -(-len(masks) * 6 // 10)
+        # A block that lacks all of the rarest words lacks too many.
+        some = 0
+        for mask in masks[: len(masks) - needed + 1]:
+            some |= mask
+        scored = [
+            (sum(mask >> number & 1 for mask in masks), start)
+            for number, start in enumerate(self.blocks)
+            if some >> number & 1
+        ]
+        best = sorted((score, -start) for score, start in scored if score >= needed)
+        return [-start for _, start in reversed(best)]
+
+
+class QuoteFinder:
+    """Finds quotes in one text. Keeps the text, a few folded regions and, once needed, an index."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._folded = lru_cache(maxsize=8)(lambda start, end: Folded(text[start:end], start))
+        self._index: _Index | None = None
+
+    def find(
+        self, quote: str, *, within: Range | None = None, at_least: float = NEAR
+    ) -> Match | None:
+        """Find a quote; None means that the text does not say this.
+
+        A near match never differs from the quote in a number or in the count of its negations.
+        Quotes of fewer than 2 content words or 8 characters are only found word for word.
+        An ellipsis inside a quote stands for up to 1,000 characters.
+
+        Args:
+            quote: What is said to stand in the text; quotation marks around it are ignored.
+            within: Where it is said to stand (characters); None is the whole text. What is found
+                outside is "elsewhere".
+            at_least: Similarity (0 to 100) that makes it near.
+        """
+        needle = _Needle(quote, at_least)
+        if not needle.text:
+            return None
+        if within is not None:
+            match = self._search(needle, self._regions(needle, within))
+            if match is not None:
+                return match
+        everywhere = (0, len(self.text))
+        if within is not None and within[0] <= 0 and within[1] >= everywhere[1]:
+            return None
+        match = self._search(needle, self._regions(needle, everywhere))
+        if match is None or within is None:
+            return match
+        return match._replace(kind="elsewhere")
+
+    def _regions(self, needle: _Needle, within: Range) -> Iterator[Range]:
+        start, end = max(within[0], 0), min(within[1], len(self.text))
+        if end - start <= _REGION:
+            yield start, end
+            return
+        if self._index is None:
+            self._index = _Index(self.text)
+        reach = self._index.size + max(_OVERLAP, 2 * len(needle.text))
+        for block in self._index.likely(needle.words)[:_TRIED]:
+            region = max(block, start), min(block + reach, end)
+            if region[0] < region[1]:
+                yield region
+
+    def _search(self, needle: _Needle, regions: Iterable[Range]) -> Match | None:
+        best: Match | None = None
+        for start, end in regions:
+            match = needle.search(self._folded(start, end))
+            if match is not None and match.kind == "exact":
+                return match
+            if match is not None and (best is None or match.score > best.score):
+                best = match
+        return best
+
+
+class _Needle:
+    """A quote made ready for the search in folded texts."""
+
+    def __init__(self, quote: str, at_least: float) -> None:
+        self.text = _trim(Folded(quote).text)
+        self.at_least = at_least
+        self.words = _index_words(quote[:1500])
+        pieces = [_trim(piece) for piece in _ELLIPSIS.split(self.text)]
+        self._pieces = [piece for piece in pieces if piece]
+        if len(self._pieces) < 2:
+            self.text = "".join(self._pieces)
+
+    def search(self, folded: Folded) -> Match | None:
+        """The best match in a region."""
+        found = next(_exact(self.text, folded, 0, len(folded.text)), None)
+        if found is None and self.text[-1] in _CLOSING:
+            # Whoever quotes may close with a full stop or comma of their own.
+            found = next(_exact(self.text.rstrip(_CLOSING), folded, 0, len(folded.text)), None)
+        if found is None and len(self._pieces) > 1:
+            found = self._in_order(folded)
+        if found is None:
+            found = _near(self.text, folded, 0, len(folded.text), self.at_least)
+        if found is None:
+            return None
+        start, end, score = found
+        kind: MatchKind = "exact" if score > 100 else "near"
+        return Match(*folded.origin(start, end), kind, min(score, 100.0))
+
+    def _in_order(self, folded: Folded) -> _Spot | None:
+        """All pieces of a quote with an ellipsis, one after the other."""
+        first, *rest = self._pieces
+        for spot in _spots(first, folded, 0, len(folded.text), self.at_least):
+            spots = [spot]
+            for piece in rest:
+                low = spots[-1].end
+                high = min(low + _ELLIPSIS_GAP + len(piece), len(folded.text))
+                following = next(_spots(piece, folded, low, high, self.at_least), None)
+                if following is None:
+                    break
+                spots.append(following)
+            else:
+                return _Spot(spot.start, spots[-1].end, min(s.score for s in spots))
+        return None
+
+
+class _Spot(NamedTuple):
+    """A range of a folded text; a score above 100 is exact."""
+
+    start: int
+    end: int
+    score: float
+
+
+_EXACT = 101.0
+
+
+def _spots(piece: str, folded: Folded, low: int, high: int, at_least: float) -> Iterator[_Spot]:
+    found = False
+    for spot in _exact(piece, folded, low, high):
+        found = True
+        yield spot
+    if not found:
+        near = _near(piece, folded, low, high, at_least)
+        if near is not None:
+            yield near
+
+
+def _exact(needle: str, folded: Folded, low: int, high: int) -> Iterator[_Spot]:
+    """Places of the needle, those at word boundaries first, and only those if it is short."""
+    inside: list[_Spot] = []
+    at = folded.text.find(needle, low, high)
+    while at >= 0:
+        spot = _Spot(at, at + len(needle), _EXACT)
+        if _whole_words(folded.text, spot.start, spot.end):
+            yield spot
+        elif len(inside) < 8:
+            inside.append(spot)
+        at = folded.text.find(needle, at + 1, high)
+    if not _short(needle):
+        yield from inside
+
+
+def _near(needle: str, folded: Folded, low: int, high: int, at_least: float) -> _Spot | None:
+    """The most similar place, in whole words, with the same numbers and as many negations."""
+    lower, hay = needle.lower(), folded.low
+    if _short(needle):
+        return None
+    # The same words may stand again to the left or right, with the right number.
+    stretches = [(low, high)]
+    for left, right in stretches:
+        if right - left < len(lower) or len(stretches) > _STRETCHES:
+            continue
+        rough = fuzz.partial_ratio_alignment(lower, hay[left:right], score_cutoff=at_least - 8)
+        if rough is None:
+            continue
+        start, end = left + rough.dest_start, left + rough.dest_end
+        spot = _fit(lower, hay, start, end, low, high)
+        if spot.score >= at_least and _same_facts(lower, hay[spot.start : spot.end]):
+            return spot
+        stretches += ((left, start), (end, right))
+    return None
+
+
+def _fit(needle: str, hay: str, start: int, end: int, low: int, high: int) -> _Spot:
+    """Move the ends of a rough alignment to the word boundaries that suit the needle best."""
+    slack = 12 + len(needle) // 8
+    left, right = max(low, start - slack), min(high, end + slack)
+    words = list(_PART.finditer(hay, left, right))
+    starts = [w.start() for w in words if w.start() <= start + slack]
+    ends = [w.end() for w in words if w.end() >= end - slack]
+    if not starts or not ends:
+        return _Spot(start, end, 0.0)
+    best = max(
+        (_Spot(s, end, fuzz.ratio(needle, hay[s:end])) for s in starts if s < end), key=_score
+    )
+    usable = [e for e in ends if e > best.start]
+    return max(
+        (_Spot(best.start, e, fuzz.ratio(needle, hay[best.start : e])) for e in usable),
+        key=_score,
+        default=best,
+    )
+
+
+def _score(spot: _Spot) -> float:
+    return spot.score
+
+
+def _same_facts(one: str, other: str) -> bool:
+    return _numbers(one) == _numbers(other) and _negations(one) == _negations(other)
+
+
+def _numbers(text: str) -> list[str]:
+    found = _FIGURES_OR_WORD.finditer(text)
+    numbers = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)
+    return [number for number in numbers if number]
+
+
+def _negations(text: str) -> int:
+    return sum(word in _NEGATIONS or word.endswith("n't") for word in WORD.findall(text))
+
+
+def _short(needle: str) -> bool:
+    return len(needle) < 8 or len(content_words(needle)) < 2
+
+
+def content_words(text: str) -> list[str]:
+    """The words that carry meaning, in lower case, in order."""
+    return [w for w in WORD.findall(text.translate(_PLAIN).lower()) if w not in STOP_WORDS]
+
+
+def _whole_words(text: str, start: int, end: int) -> bool:
+    return not (
+        (start > 0 and _JOINED.match(text, start - 1))
+        or (end < len(text) and end > 0 and _JOINED.match(text, end - 1))
+    )
+
+
+def _trim(folded: str) -> str:
+    return folded.strip(_EDGES)
+
+
+def _index_words(text: str) -> set[str]:
+    """The distinct words of a text. Splitting at white space first is several times faster."""
+    found: set[str] = set()
+    for token in set(text.lower().split()):
+        if token.isascii() and token.isalnum():
+            found.add(token)
+        else:
+            found.update(_PART.findall(normalize("NFKC", token)))
+    return found
