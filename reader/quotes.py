@@ -1,28 +1,23 @@
-"""Finding a quote in a text: exact, nearly exact, or not at all.
-
-Texts are compared *folded*: runs of white space become one space, typographic quotation marks,
-dashes, ellipses and ligatures become plain ones, hyphens between letters (also at line ends) and
-invisible characters go. A fold keeps only the places where lengths change, so that a range of
-folded text leads back to a range of the original at little cost in memory.
+"""Finding a quote in a text: exact, nearly exact, elsewhere, or not at all.
 
 Quotes that are not where they should be are looked for in the whole text through an index of
-words by block, built on first need: which blocks hold most of the quote's words?
+words by block, built on first need: which blocks hold most of what is rare in the quote?
 """
 
 from __future__ import annotations
 
 import re
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from math import log2
 from typing import Literal, NamedTuple, TypeAlias
 from unicodedata import normalize
 
 from rapidfuzz import fuzz
 
+from reader.folding import PART, Folded, Range, content_words, same_facts, whole_words
+
 MatchKind: TypeAlias = Literal["exact", "near", "elsewhere"]
-Range: TypeAlias = tuple[int, int]
 
 NEAR = 87.0
 """Similarity (0 to 100) from which on a quote counts as near."""
@@ -31,75 +26,12 @@ _REGION = 65_536  # characters that are searched directly, without the index
 _BLOCK = 8_192  # characters of a block of the index, at least; there are at most 2,048 blocks
 _OVERLAP = 2_048  # characters by which a block reaches into the next
 _ELLIPSIS_GAP = 1_000  # characters that "..." in a quote may stand for
-_TRIED = 64  # blocks looked into for one quote
+_TRIED = 8  # blocks in which one quote is looked for with everything we have
 _STRETCHES = 12  # stretches of a region searched for another, better near match
 
-_PLAIN = str.maketrans(
-    {
-        **dict.fromkeys(
-            "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", " "
-        ),
-        **dict.fromkeys(map(chr, range(0x2000, 0x200B)), " "),
-        **dict.fromkeys("“”„‟«»″", '"'),
-        **dict.fromkeys("‘’‚‛′`´", "'"),
-        **dict.fromkeys("‐‑−", "-"),
-        **dict.fromkeys("–—―", "—"),
-        "İ": "I",
-    }
-)
-_LETTER = r"[^\W\d_]"
-# Every alternative begins with a fixed character, which lets `re` skip fast.
-_CHANGED = re.compile(
-    rf"(?P<hyphen>-(?<={_LETTER}-) *(?={_LETTER}))"
-    r"|—(?P<span>(?<=\d—)(?=\d))"
-    r"|(?P<dash> +(?:--+|—) *|(?:--+|—) *)"
-    r"|(?P<spaces>  +)"
-    r"|(?P<marks>'')"
-    r"|(?P<dots>…)"
-    r"|(?P<hidden>[\xad\u200b-\u200d\u2060\ufeff] *)"
-    r"|(?P<ligature>[ﬀ-ﬄ])"
-)
-_REPLACED = {"dash": " - ", "spaces": " ", "marks": '"', "dots": "...", "span": "-"}
-_LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 _ELLIPSIS = re.compile(r" ?[\[(]? ?\.{3,} ?[\])]? ?")
 _EDGES = " -\"'*_"
 _CLOSING = ".,;:"
-
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+(?:'[^\W\d_]+)?")
-"""A word; a Chinese, Japanese or Korean character counts as one."""
-_PART = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+")
-_JOINED = re.compile(rf"(?![{_CJK}])[^\W_](?=(?![{_CJK}])[^\W_])")  # two letters of one word
-
-STOP_WORDS = frozenset(
-    "a an and any are as at be been being but by can could did do does for from had has have he"
-    " her hers him his i if in into is it its may me might my of on or our shall she should so"
-    " that the their them then there these they this those to up us was we were what when where"
-    " which who whom whose why how will with would you your".split()
-)
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    " fifteen sixteen seventeen eighteen nineteen".split()
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-_NUMBERS = {
-    **{word: str(n) for n, word in enumerate(_UNITS)},
-    **{word: str(10 * n) for n, word in enumerate(_TENS, 2)},
-    # "twenty-one" loses its hyphen in the fold.
-    **{
-        ten + one: str(10 * n + k)
-        for n, ten in enumerate(_TENS, 2)
-        for k, one in enumerate(_UNITS[:10])
-    },
-    **{word: f"{n}th" for n, word in enumerate(_ORDINALS, 1)},
-    **{word: word for word in ("hundred", "thousand", "million", "billion")},
-}
-_NEGATIONS = frozenset(
-    "no not never none nor neither nobody nothing nowhere without cannot"
-    " nicht kein keine keinen nie pas jamais".split()
-)
-_FIGURES_OR_WORD = re.compile(r"(\d+(?:[.,:]\d+)*)|[^\W\d_]+")
 
 
 class Match(NamedTuple):
@@ -112,50 +44,6 @@ class Match(NamedTuple):
     end: int
     kind: MatchKind
     score: float
-
-
-class Folded:
-    """A folded text with the way back to the original.
-
-    Attributes:
-        text: The folded text.
-        low: The same in lower case, character for character.
-    """
-
-    __slots__ = ("_here", "_there", "low", "text")
-
-    def __init__(self, original: str, offset: int = 0) -> None:
-        plain = original.translate(_PLAIN)
-        pieces: list[str] = []
-        # Positions after each change of length, in the folded and in the original text.
-        self._here, self._there = array("Q", [0]), array("Q", [offset])
-        done = length = 0
-        for found in _CHANGED.finditer(plain):
-            name = found.lastgroup or ""
-            old = found.group()
-            new = _LIGATURES[old] if name == "ligature" else _REPLACED.get(name, "")
-            length += found.start() - done
-            pieces += (plain[done : found.start()], new)
-            done = found.end()
-            if len(new) > 1 or len(new) != len(old):
-                # The replaced stretch as a whole points at its original beginning.
-                self._here.extend((length, length + len(new)))
-                self._there.extend((offset + found.start(), offset + done))
-            length += len(new)
-        pieces.append(plain[done:])
-        self.text = "".join(pieces)
-        low = self.text.lower()
-        self.low = low if len(low) == len(self.text) else self.text
-
-    def origin(self, start: int, end: int) -> Range:
-        """The range of the original text behind a range of the folded one."""
-        return self._back(start), self._back(end - 1) + 1
-
-    def _back(self, position: int) -> int:
-        i = bisect_right(self._here, position) - 1
-        there = self._there[i] + position - self._here[i]
-        # Inside a replaced stretch the original may be the shorter one.
-        return min(there, self._there[i + 1] - 1) if i + 1 < len(self._there) else there
 
 
 class _Index:
@@ -172,20 +60,31 @@ class _Index:
                 masks[word] = masks.get(word, 0) | bit
 
     def likely(self, words: Iterable[str]) -> list[int]:
-        """Starts of the blocks that hold at least 60% of the words, the fullest first."""
-        masks = sorted((self._masks.get(word, 0) for word in set(words)), key=int.bit_count)
-        needed = -(-len(masks) * 6 // 10)
-        # A block that lacks all of the rarest words lacks too many.
-        some = 0
-        for mask in masks[: len(masks) - needed + 1]:
-            some |= mask
-        scored = [
-            (sum(mask >> number & 1 for mask in masks), start)
-            for number, start in enumerate(self.blocks)
-            if some >> number & 1
-        ]
-        best = sorted((score, -start) for score, start in scored if score >= needed)
-        return [-start for _, start in reversed(best)]
+        """Starts of the blocks that hold at least half of the words by weight, best first.
+
+        Rare words weigh more; words that stand nowhere (misspelt ones?) do not count, unless
+        they are most of all.
+        """
+        masks = [self._masks.get(word, 0) for word in set(words)]
+        known = [mask for mask in masks if mask]
+        if 2 * len(known) < len(masks):
+            return []
+        count = len(self.blocks)
+        weighted = sorted(((1 + log2(count / mask.bit_count()), mask) for mask in known))
+        half = sum(weight for weight, _ in weighted) / 2
+        # A block that holds none but the lightest words cannot reach half.
+        some, light = 0, 0.0
+        for weight, mask in weighted:
+            light += weight
+            if light >= half:
+                some |= mask
+        scored: list[tuple[float, int]] = []
+        for number, start in enumerate(self.blocks):
+            if some >> number & 1:
+                score = sum(weight for weight, mask in weighted if mask >> number & 1)
+                if score >= half:
+                    scored.append((-score, start))
+        return [start for _, start in sorted(scored)]
 
 
 class QuoteFinder:
@@ -212,7 +111,7 @@ class QuoteFinder:
             at_least: Similarity (0 to 100) that makes it near.
         """
         needle = _Needle(quote, at_least)
-        if not needle.text:
+        if not PART.search(needle.text):
             return None
         if within is not None:
             match = self._search(needle, self._regions(needle, within))
@@ -234,10 +133,11 @@ class QuoteFinder:
         if self._index is None:
             self._index = _Index(self.text)
         reach = self._index.size + max(_OVERLAP, 2 * len(needle.text))
-        for block in self._index.likely(needle.words)[:_TRIED]:
-            region = max(block, start), min(block + reach, end)
-            if region[0] < region[1]:
-                yield region
+        for tried, block in enumerate(self._index.likely(needle.words)):
+            low, high = max(block, start), min(block + reach, end)
+            # Common words stand in many blocks: beyond the best, look for their sequence only.
+            if low < high and (tried < _TRIED or needle.sequence.search(self.text, low, high)):
+                yield low, high
 
     def _search(self, needle: _Needle, regions: Iterable[Range]) -> Match | None:
         best: Match | None = None
@@ -256,7 +156,9 @@ class _Needle:
     def __init__(self, quote: str, at_least: float) -> None:
         self.text = _trim(Folded(quote).text)
         self.at_least = at_least
-        self.words = _index_words(quote[:1500])
+        self.words = _index_words(quote[:_OVERLAP])
+        words = PART.findall(quote[:_OVERLAP])
+        self.sequence = re.compile(r"[\W_]*".join(map(re.escape, words)))
         pieces = [_trim(piece) for piece in _ELLIPSIS.split(self.text)]
         self._pieces = [piece for piece in pieces if piece]
         if len(self._pieces) < 2:
@@ -323,7 +225,7 @@ def _exact(needle: str, folded: Folded, low: int, high: int) -> Iterator[_Spot]:
     at = folded.text.find(needle, low, high)
     while at >= 0:
         spot = _Spot(at, at + len(needle), _EXACT)
-        if _whole_words(folded.text, spot.start, spot.end):
+        if whole_words(folded.text, spot.start, spot.end):
             yield spot
         elif len(inside) < 8:
             inside.append(spot)
@@ -347,7 +249,7 @@ def _near(needle: str, folded: Folded, low: int, high: int, at_least: float) -> 
             continue
         start, end = left + rough.dest_start, left + rough.dest_end
         spot = _fit(lower, hay, start, end, low, high)
-        if spot.score >= at_least and _same_facts(lower, hay[spot.start : spot.end]):
+        if spot.score >= at_least and same_facts(lower, hay[spot.start : spot.end]):
             return spot
         stretches += ((left, start), (end, right))
     return None
@@ -357,7 +259,7 @@ def _fit(needle: str, hay: str, start: int, end: int, low: int, high: int) -> _S
     """Move the ends of a rough alignment to the word boundaries that suit the needle best."""
     slack = 12 + len(needle) // 8
     left, right = max(low, start - slack), min(high, end + slack)
-    words = list(_PART.finditer(hay, left, right))
+    words = list(PART.finditer(hay, left, right))
     starts = [w.start() for w in words if w.start() <= start + slack]
     ends = [w.end() for w in words if w.end() >= end - slack]
     if not starts or not ends:
@@ -377,34 +279,8 @@ def _score(spot: _Spot) -> float:
     return spot.score
 
 
-def _same_facts(one: str, other: str) -> bool:
-    return _numbers(one) == _numbers(other) and _negations(one) == _negations(other)
-
-
-def _numbers(text: str) -> list[str]:
-    found = _FIGURES_OR_WORD.finditer(text)
-    numbers = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)
-    return [number for number in numbers if number]
-
-
-def _negations(text: str) -> int:
-    return sum(word in _NEGATIONS or word.endswith("n't") for word in WORD.findall(text))
-
-
 def _short(needle: str) -> bool:
     return len(needle) < 8 or len(content_words(needle)) < 2
-
-
-def content_words(text: str) -> list[str]:
-    """The words that carry meaning, in lower case, in order."""
-    return [w for w in WORD.findall(text.translate(_PLAIN).lower()) if w not in STOP_WORDS]
-
-
-def _whole_words(text: str, start: int, end: int) -> bool:
-    return not (
-        (start > 0 and _JOINED.match(text, start - 1))
-        or (end < len(text) and end > 0 and _JOINED.match(text, end - 1))
-    )
 
 
 def _trim(folded: str) -> str:
@@ -418,5 +294,5 @@ def _index_words(text: str) -> set[str]:
         if token.isascii() and token.isalnum():
             found.add(token)
         else:
-            found.update(_PART.findall(normalize("NFKC", token)))
+            found.update(PART.findall(normalize("NFKC", token)))
     return found

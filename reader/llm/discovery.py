@@ -39,7 +39,9 @@ class Server(Protocol):
 
     address: str
 
-    async def ask(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Any: ...
+    async def ask(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Call an endpoint of the server."""
+        ...
 
 
 async def discover(server: Server, base_url: str, model: str | None) -> Discovered:

@@ -143,9 +143,19 @@ class ServedModel:
                 return await client.get(url, cast_to=object)
             return await client.post(url, body=body, cast_to=object)
 
-    def key(self) -> str:
-        """The key to send; subclasses may look it up at call time."""
-        return self._api_key or NO_KEY
+    def open(self) -> AsyncOpenAI:
+        """A client for the running loop."""
+        from openai import AsyncOpenAI, Timeout
+
+        client = AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=self._api_key or NO_KEY,
+            timeout=Timeout(self._timeout, connect=self._connect_timeout),
+            max_retries=0,
+        )
+        # The client reads these from the environment; they are for OpenAI, not for this server.
+        client.organization = client.project = None
+        return client
 
     async def _describe(self) -> ModelInfo:
         from reader.llm.discovery import discover
@@ -171,7 +181,12 @@ class ServedModel:
         try:
             async with asyncio.timeout(self._timeout):
                 yield client
-        except (openai.OpenAIError, TimeoutError, ValueError) as error:
+        except (
+            openai.OpenAIError,
+            TimeoutError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+        ) as error:
             # The cause is left out: it holds the request, and with it the document.
             raise translate(error, self.address, request) from None
 
@@ -186,14 +201,7 @@ class ServedModel:
     async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[AsyncOpenAI, None]:
         # A loop that shuts down closes its async generators: so the connections of a loop never
         # outlive it, also where nobody called aclose().
-        from openai import AsyncOpenAI, Timeout
-
-        client = AsyncOpenAI(
-            base_url=self._base_url,
-            api_key=self.key(),
-            timeout=Timeout(self._timeout, connect=self._connect_timeout),
-            max_retries=0,
-        )
+        client = self.open()
         try:
             yield client
         finally:

@@ -17,7 +17,9 @@ class Asks(Protocol):
 
     def __call__(
         self, method: str, url: str, body: Mapping[str, Any] | None = None
-    ) -> Awaitable[Any]: ...
+    ) -> Awaitable[Any]:
+        """The decoded JSON of the reply."""
+        ...
 
 
 class ServerTokenCounter:

@@ -1,0 +1,328 @@
+"""The folder where everything that must not be paid for twice is kept.
+
+``reader.sqlite`` holds model replies, prepared artifacts, runs, the notes of runs and the lengths
+of replies seen; ``checkpoints.sqlite`` holds LangGraph's checkpoints of unfinished runs. Both are
+safe for several processes and threads. A damaged file is moved aside, reported and made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reader.errors import StoreError, StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from reader.memory.checkpoints import CheckpointSaver
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT NOT NULL, at REAL NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS artifacts (
+  key TEXT PRIMARY KEY, kind TEXT NOT NULL, payload TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+  id TEXT PRIMARY KEY, at REAL NOT NULL, state TEXT NOT NULL, strategy TEXT NOT NULL,
+  model TEXT NOT NULL, document TEXT NOT NULL, source TEXT, question TEXT, call TEXT NOT NULL,
+  usage TEXT NOT NULL, answer TEXT);
+CREATE TABLE IF NOT EXISTS notes (
+  run TEXT NOT NULL, path INTEGER NOT NULL, pos INTEGER NOT NULL, note TEXT NOT NULL,
+  PRIMARY KEY (run, path, pos)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reply_lengths (
+  key TEXT PRIMARY KEY, replies INTEGER NOT NULL, tokens INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the store knows it.
+
+    Attributes:
+        id: The run's id; the same call has the same id.
+        at: Unix time of its last change, seconds.
+        state: "running", "interrupted", "failed", or the status of its answer.
+        strategy: Name of the strategy.
+        model: Name of the model.
+        document: Title of the document.
+        source: Absolute path of the document, None for a text from memory.
+        question: The question, None for a summary.
+        call: The arguments that make the same call again.
+        usage: What its last attempt used.
+        answer: The answer as JSON, None while there is none.
+    """
+
+    id: str
+    at: float
+    state: str
+    strategy: str
+    model: str
+    document: str
+    source: str | None
+    question: str | None
+    call: dict[str, Any]
+    usage: dict[str, Any]
+    answer: str | None
+
+
+class Store:
+    """The store in a folder; ``Store.in_memory()`` keeps nothing after the process.
+
+    Raises:
+        StoreUnavailable: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder: Path | None = Path(folder) if folder is not None else default_folder()
+        self.notices: list[str] = []
+        self._lock = threading.RLock()
+        self._open()
+
+    @classmethod
+    def in_memory(cls) -> Store:
+        """A store that is gone with the process."""
+        store = cls.__new__(cls)
+        store.folder = None
+        store.notices = []
+        store._lock = threading.RLock()
+        store._open()
+        return store
+
+    def saver(self) -> CheckpointSaver:
+        """LangGraph's saver on the checkpoint file; opened at the first run."""
+        with self._lock:
+            if self._saver is None:
+                from reader.memory.checkpoints import open_saver
+
+                self._saver = open_saver(self)
+            return self._saver
+
+    @property
+    def checkpoints(self) -> str:
+        """Path of the checkpoint file, as SQLite takes it."""
+        return ":memory:" if self.folder is None else str(self.folder / "checkpoints.sqlite")
+
+    def _open(self) -> None:
+        self._saver: CheckpointSaver | None = None
+        if self.folder is None:
+            self._db = _connect(":memory:")
+            self._db.executescript(_SCHEMA)
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"The store {self.folder} cannot be made: {error}.") from None
+        path = self.folder / "reader.sqlite"
+        with _translated(self.folder):
+            try:
+                self._db = _connect(str(path))
+                self._db.executescript(_SCHEMA)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                self._quarantine(path)
+                self._db = _connect(str(path))
+                self._db.executescript(_SCHEMA)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                self._quarantine(path)
+                self._db = _connect(str(path))
+                self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _quarantine(self, path: Path) -> None:
+        """Move a file that cannot be used aside, with its journals."""
+        aside = quarantine(path)
+        self.notices.append(
+            f"The store's file {path.name} was damaged or of another version; it was moved to "
+            f"{aside.name} and made anew."
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+            if self._saver is not None:
+                self._saver.conn.close()
+
+    def _write(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        with self._lock, _translated(self.folder):
+            try:
+                self._db.execute("BEGIN")
+                self._db.executemany(sql, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _write_one(self, sql: str, row: tuple[Any, ...]) -> None:
+        with self._lock, _translated(self.folder):
+            self._db.execute(sql, row)
+
+    def _read(self, sql: str, row: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, _translated(self.folder):
+            return self._db.execute(sql, row).fetchall()
+
+    # Model replies -----------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """The reply kept under the key, as JSON."""
+        rows = self._read("SELECT record FROM replies WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def put(self, key: str, record: str) -> None:
+        """Keep a reply."""
+        self._write_one("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, record, _now()))
+
+    # Prepared artifacts ------------------------------------------------------------------
+
+    def artifact(self, key: str) -> Any | None:
+        """What was prepared under the key; None when nothing, or nothing usable, is there."""
+        rows = self._read("SELECT payload FROM artifacts WHERE key = ?", (key,))
+        if not rows:
+            return None
+        try:
+            return json.loads(rows[0][0])
+        except ValueError:
+            self.notices.append("A prepared artifact in the store was damaged; it is made anew.")
+            return None
+
+    def keep_artifact(self, key: str, kind: str, payload: Any) -> None:
+        """Keep something prepared: JSON values only."""
+        row = (key, kind, json.dumps(payload, separators=(",", ":")), _now())
+        self._write_one("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)", row)
+
+    # Runs and their notes ----------------------------------------------------------------
+
+    def keep_run(self, run: RunRecord) -> None:
+        """Keep the state of a run."""
+        self._write_one(
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run.id,
+                run.at,
+                run.state,
+                run.strategy,
+                run.model,
+                run.document,
+                run.source,
+                run.question,
+                json.dumps(run.call),
+                json.dumps(run.usage),
+                run.answer,
+            ),
+        )
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run of that id, or the only one whose id begins so."""
+        found = self._runs("WHERE id = ?", (run_id,))
+        if not found and len(run_id) >= 4:
+            found = self._runs("WHERE substr(id, 1, ?) = ?", (len(run_id), run_id))
+        return found[0] if len(found) == 1 else None
+
+    def runs(self, limit: int = 50) -> list[RunRecord]:
+        """The newest runs first."""
+        return self._runs("ORDER BY at DESC LIMIT ?", (limit,))
+
+    def _runs(self, clause: str, row: tuple[Any, ...]) -> list[RunRecord]:
+        rows = self._read(f"SELECT * FROM runs {clause}", row)  # noqa: S608 (constant clauses)
+        return [RunRecord(*r[:8], json.loads(r[8]), json.loads(r[9]), r[10]) for r in rows]
+
+    def keep_notes(self, run: str, path: int, notes: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        """Keep notes of a run by their position on a path."""
+        self._write(
+            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)",
+            [(run, path, pos, json.dumps(note)) for pos, note in notes],
+        )
+
+    def notes(self, run: str, path: int | None = None) -> list[tuple[int, int, dict[str, Any]]]:
+        """The notes of a run in order: (path, position, note)."""
+        clause = "" if path is None else " AND path = ?"
+        row: tuple[Any, ...] = (run,) if path is None else (run, path)
+        sql = f"SELECT path, pos, note FROM notes WHERE run = ?{clause} ORDER BY path, pos"  # noqa: S608
+        return [(p, pos, json.loads(note)) for p, pos, note in self._read(sql, row)]
+
+    def drop_notes(self, run: str) -> None:
+        """Forget the notes of a run."""
+        self._write_one("DELETE FROM notes WHERE run = ?", (run,))
+
+    # Reply lengths, for estimates --------------------------------------------------------
+
+    def add_reply_lengths(self, lengths: dict[str, tuple[int, int]]) -> None:
+        """Add (replies, tokens) per kind of reply."""
+        self._write(
+            "INSERT INTO reply_lengths VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " replies = replies + excluded.replies, tokens = tokens + excluded.tokens",
+            [(key, n, tokens) for key, (n, tokens) in lengths.items()],
+        )
+
+    def reply_length(self, key: str) -> tuple[int, float] | None:
+        """How many replies of that kind were seen, and their mean length in tokens."""
+        rows = self._read("SELECT replies, tokens FROM reply_lengths WHERE key = ?", (key,))
+        return (rows[0][0], rows[0][1] / rows[0][0]) if rows and rows[0][0] else None
+
+
+def default_folder() -> Path:
+    """The store's folder when none is named: in the user's cache."""
+    import platformdirs
+
+    named = os.environ.get("LONGDOC_READER_STORE")
+    if named:
+        return Path(named)
+    return Path(platformdirs.user_cache_dir("longdoc-reader", appauthor=False)) / "store"
+
+
+def quarantine(path: Path) -> Path:
+    """Move a damaged SQLite file and its journals aside; returns where the file went."""
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    for ending in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + ending)
+        if part.exists():
+            part.replace(aside.with_name(aside.name + ending))
+    return aside
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # Autocommit: each statement is its own transaction unless one is opened by hand.
+    db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@contextmanager
+def _translated(folder: Path | None) -> Iterator[None]:
+    """SQLite's errors as the store's."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise store_error(error, folder) from None
+
+
+def store_error(error: sqlite3.DatabaseError, folder: Path | None) -> StoreError:
+    """The store's error for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"The disk of the store {folder} is full.")
+    if _is_damage(error):
+        return StoreUnavailable(
+            f"The store {folder} is damaged.",
+            hint="Call again: it is moved aside and made anew when it is opened.",
+        )
+    return StoreUnavailable(f"The store {folder} cannot be used: {error}.")
+
+
+def _now() -> float:
+    return time.time()
