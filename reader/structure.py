@@ -6,7 +6,8 @@ Ranges are characters of the text, end exclusive.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 
@@ -90,6 +91,8 @@ _HEADING_LINE = (
     r"(?:[.:]?(?P<bare>)[ \t]{0,8}(?=\n|\Z)"
     r"|(?:[.:]|[ \t]{0,4}[-\u2013\u2014(])[^\n]{1,120}"
     r"|[ \t](?-i:[A-Z][^a-z\n]{2,100}(?=\n|\Z))))"
+    r"|(?:(?-i:(?:\d{1,3}|[IVXLC]{1,7})[ \t]{0,2}[.\u2013\u2014-][ \t]{1,4}[A-Z]{2}[^a-z\n]{2,100}"
+    r"(?=\n|\Z)))"
     r"|(?:(?-i:[A-Z]{4,20}[ \t]No\.)[ \t]\d{1,4}\b[^\n]{0,120})"
     r"|(?-i:(?:PREFACE|FOREWORD|INTRODUCTION|PROLOGUE|EPILOGUE|CONCLUSION|AFTERWORD|GLOSSARY|"
     r"(?:APPENDIX(?:[ \t](?:[A-Z]|[IVX]{1,5}|\d{1,2}))?))(?:\.|:[^\n]{1,100})?)"
@@ -106,18 +109,17 @@ def text_headings(text: str) -> tuple[list[Heading], bool]:
     """The unmistakable headings of plain text, and whether some are in Markdown's form.
 
     Unmistakable is a line between blank lines that reads like ``CHAPTER IV``, ``Book 2. Title``,
-    ``PREFACE`` or ``## Title``. Linear time.
+    ``II. THE RIVER``, ``PREFACE`` or ``## Title``. Linear time.
     """
     found: list[tuple[str, int, int]] = []
     markdown = False
     # A line alone at the very top may be a heading too, without the blank line above.
     first = _FIRST_HEADING.match(text)
-    matches: list[re.Match[str]] = [first] if first else []
-    for match in _chain(matches, _LATER_HEADING.finditer(text)):
+    for match in chain(filter(None, [first]), _LATER_HEADING.finditer(text)):
         below = match["below"]
         if below and match["bare"] is None:
             continue
-        line = match["line"]
+        line = match["line"].rstrip()
         if line[0].islower():
             continue
         if match["hashes"]:
@@ -184,9 +186,3 @@ def _plain(line: str) -> str:
     """A Markdown heading's words without the marks around them."""
     return " ".join(_ESCAPE.sub(r"\1", _LINK.sub(r"\1", line).strip(" \t*_`")).split())
 
-
-def _chain(
-    first: list[re.Match[str]], rest: Iterator[re.Match[str]]
-) -> Iterator[re.Match[str]]:
-    yield from first
-    yield from rest
