@@ -61,9 +61,10 @@ def convert(data: bytes, *, name: str, suffix: str) -> Converted:
         ProtectedDocument: it needs a password.
         UnreadableDocument: binary, damaged, or of an unknown format.
     """
-    if not data.strip():
+    if not data or data.isspace():
         raise EmptyDocument(f"{name} is empty.", hint="Pass a document with text in it.")
-    if data.lstrip()[:5] == b"%PDF-" if len(data) < _SAMPLE else b"%PDF-" in data[:1024]:
+    top = data[:1024]
+    if top.lstrip().startswith(b"%PDF-") or (suffix == ".pdf" and b"%PDF-" in top):
         converted = _from_pdf(data, name)
     elif data.startswith(b"PK\x03\x04"):
         converted = _from_zip(data, name)
@@ -149,7 +150,7 @@ def _decode_guessed(data: bytes, name: str, bad: int, declared: str | None) -> s
     for candidate in candidates:
         try:
             return data.decode(candidate)
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue
     raise UnreadableDocument(f"{name} is not text: {_looks_like(data)}.")
 
@@ -275,14 +276,14 @@ def _from_pdf(data: bytes, name: str) -> Converted:
             outline = list(_outline(pdf))
         finally:
             pdf.close()
+    whole = "\n\n".join(filter(None, texts))
     pages: list[Page] = []
     at = 0
     for number, text in enumerate(texts, 1):
         # The blank line between two pages belongs to the first of them.
-        end = at + len(text) + (2 if text and any(texts[number:]) else 0)
+        end = min(at + len(text) + 2, len(whole)) if text else at
         pages.append(Page(number, at, end))
         at = end
-    whole = "\n\n".join(filter(None, texts))
     headings: list[Heading] = []
     for heading, level, page in outline:
         first = headings[-1].start + 1 if headings else 0

@@ -185,4 +185,3 @@ def title_line(text: str) -> str | None:
 def _plain(line: str) -> str:
     """A Markdown heading's words without the marks around them."""
     return " ".join(_ESCAPE.sub(r"\1", _LINK.sub(r"\1", line).strip(" \t*_`")).split())
-
