@@ -25,7 +25,7 @@ from reader.conversion import (
     normalised,
     plain,
 )
-from reader.errors import DocumentError, DocumentNotFound, EmptyDocument, UnreadableDocument
+from reader.errors import DocumentError, DocumentNotFound, EmptyDocument
 from reader.structure import Location, Page, Part, Section, Span, sections
 
 __all__ = ["Document", "Location", "Media", "Page", "Part", "Section", "Source", "Span"]
@@ -126,19 +126,7 @@ class Document:
         """
         _refuse_address(path)
         file = _expanded(path)
-        try:
-            converted = convert(file.read_bytes(), name=file.name, suffix=file.suffix.lower())
-        except (FileNotFoundError, NotADirectoryError):
-            raise _not_found(file) from None
-        except IsADirectoryError:
-            raise DocumentError(
-                f"{str(file)!r} is a folder.", hint="Pass a file, or a list of files."
-            ) from None
-        except OSError as error:
-            raise DocumentError(
-                f"{str(file)!r} cannot be read: {error.strerror}.",
-                hint="Check the file and its permissions.",
-            ) from error
+        converted = convert(_read(file), name=file.name, suffix=file.suffix.lower())
         return cls._from_converted(converted, name=file.name, source=str(file.absolute()))
 
     @classmethod
@@ -259,9 +247,7 @@ class Document:
         return f"<Document {self.name!r}: {size}, sha256 {self.sha256[:12]}>"
 
 
-Source: TypeAlias = Union[  # noqa: UP007 (a string inside needs it)
-    Document, str, "os.PathLike[str]", bytes, "Sequence[Source]"
-]
+Source: TypeAlias = Union[Document, str, "os.PathLike[str]", bytes, "Sequence[Source]"]
 
 
 def _holding(ranges: tuple[_Range, ...], position: int) -> _Range | None:
@@ -303,16 +289,32 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
         raise DocumentNotFound(f"No home folder for {os.fspath(path)!r}.") from None
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _not_found(file) from None
+    except IsADirectoryError:
+        raise DocumentError(
+            f"{str(file)!r} is a folder.", hint="Pass a file, or a list of files."
+        ) from None
+    except OSError as error:
+        raise DocumentError(
+            f"{str(file)!r} cannot be read: {error.strerror}.",
+            hint="Check the file and its permissions.",
+        ) from error
+
+
 def _means_path(text: str) -> bool:
     if "\n" in text or len(text) > _LONGEST_PATH or not text.strip():
         return False
     _refuse_address(text)
-    if os.path.exists(os.path.expanduser(text)):  # noqa: PTH110, PTH111 (takes any string)
+    if os.path.exists(os.path.expanduser(text)):
         return True
     return (
         text.startswith(("~", "./", "../", "/"))
         or (os.sep in text and " " not in text)
-        or os.path.splitext(text)[1].lower() in _PATH_SUFFIXES  # noqa: PTH122
+        or os.path.splitext(text)[1].lower() in _PATH_SUFFIXES
     )
 
 
@@ -329,7 +331,7 @@ def _not_found(file: Path) -> DocumentNotFound:
     message = f"No file at {str(file)!r}."
     try:
         names = [entry.name for entry in islice(file.parent.iterdir(), 10_000)]
-    except OSError:
+    except (OSError, ValueError):
         return DocumentNotFound(message)
     near = difflib.get_close_matches(file.name, names, n=3)
     if not near:

@@ -70,7 +70,7 @@ class _Index:
         if 2 * len(known) < len(masks):
             return []
         count = len(self.blocks)
-        weighted = sorted(((1 + log2(count / mask.bit_count()), mask) for mask in known))
+        weighted = sorted((1 + log2(count / mask.bit_count()), mask) for mask in known)
         half = sum(weight for weight, _ in weighted) / 2
         # A block that holds none but the lightest words cannot reach half.
         some, light = 0, 0.0

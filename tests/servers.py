@@ -1,16 +1,15 @@
 """A real HTTP server on this machine that speaks like a model server, and misbehaves on request.
 
-with LocalServer([rate_limited(retry_after="2"), ok("hello")]) as server:
+with FaultServer([rate_limited(retry_after="2"), ok("hello")]) as server:
     ...  # server.url, server.calls, server.max_in_flight
 
 Each chat call takes the next reply of the script, then the default one. For benchmarks
-`python -m tests.servers PORT SECONDS` gives a fixed reply after a delay, from its own process.
+`python tests/servers.py PORT SECONDS` gives a fixed reply after a delay, from its own process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 import threading
@@ -38,8 +37,18 @@ class Reply:
     finish: str = "stop"
     usage: tuple[int, int] | None = (10, 5)
 
-    def after(self, seconds: float) -> Reply:
-        return replace(self, delay=seconds)
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request as it came."""
+
+    path: str
+    head: str
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.body)
 
 
 Script: TypeAlias = Iterable[Reply] | Callable[[dict[str, Any]], Reply]
@@ -56,6 +65,7 @@ def ok(
     usage: tuple[int, int] | None = (10, 5),
     cached: int = 0,
     logprobs: dict[str, float] | None = None,
+    delay: float | None = None,
     **message: Any,
 ) -> Reply:
     choice: dict[str, Any] = {
@@ -75,7 +85,7 @@ def ok(
         }
     words = (text or "").split(" ")
     pieces = tuple(w if i == 0 else f" {w}" for i, w in enumerate(words))
-    return replace(as_json(data), pieces=pieces, finish=finish, usage=usage)
+    return replace(as_json(data), pieces=pieces, finish=finish, usage=usage, delay=delay)
 
 
 def cut_at_cap(text: str) -> Reply:
@@ -140,7 +150,7 @@ def context_overflow(dialect: str = "vllm") -> Reply:
     return failing(400, OVERFLOWS[dialect], type="invalid_request_error")
 
 
-class LocalServer:
+class FaultServer:
     """An HTTP/1.1 server with kept-alive connections, in a thread with a loop of its own.
 
     Args:
@@ -174,7 +184,8 @@ class LocalServer:
         self.window = window
         self.key = key
         self.port = port
-        self.raw: list[tuple[bytes, bytes, bytes]] = []
+        self.requests: list[Exchange] = []
+        self.completed: list[Exchange] = []
         self.in_flight = self.max_in_flight = self.connections = 0
         self._open: set[asyncio.Transport] = set()
         self._ready = threading.Event()
@@ -191,16 +202,8 @@ class LocalServer:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """The JSON of every chat call so far."""
-        return [json.loads(b) for p, _, b in self.raw if p.endswith(b"/chat/completions")]
-
-    @property
-    def paths(self) -> list[str]:
-        return [p.decode() for p, _, _ in self.raw]
-
-    def headers(self, index: int = -1) -> str:
-        """The head of one request as it came."""
-        return self.raw[index][1].decode()
+        """The JSON of every chat call so far; ``completed`` has those that were answered."""
+        return [r.json for r in self.requests if r.path.endswith("/chat/completions")]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -224,17 +227,15 @@ class LocalServer:
             transport.abort()
         await asyncio.sleep(0)
 
-    def reply(self, path: bytes, head: bytes, body: bytes) -> Reply:
+    def reply(self, request: Exchange) -> Reply:
         """The reply to one request."""
-        if self.key is not None and f"bearer {self.key}".encode() not in head.lower():
+        if self.key is not None and f"bearer {self.key}" not in request.head.lower():
             return wrong_key()
-        if path.endswith(b"/chat/completions"):
+        if request.path.endswith("/chat/completions"):
             if self.answer is not None:
-                return self.answer(json.loads(body))
+                return self.answer(request.json)
             return self.script.popleft() if self.script else self.default
-        with contextlib.suppress(ValueError):
-            return self._other(path.decode(), json.loads(body or b"{}"))
-        return failing(400, "not JSON")
+        return self._other(request.path, json.loads(request.body or b"{}"))
 
     def _other(self, path: str, body: dict[str, Any]) -> Reply:
         if path == "/v1/models":
@@ -273,7 +274,7 @@ def _rendered(messages: list[dict[str, str]]) -> str:
 class _Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
-    def __init__(self, server: LocalServer) -> None:
+    def __init__(self, server: FaultServer) -> None:
         self.server = server
         self.buffer = bytearray()
         self.waiting: asyncio.TimerHandle | None = None
@@ -305,24 +306,23 @@ class _Connection(asyncio.Protocol):
             return
         body = bytes(self.buffer[end + 4 : whole])
         del self.buffer[:whole]
-        path = head.split(b" ", 2)[1]
+        request = Exchange(head.split(b" ", 2)[1].decode(), head.decode(), body)
         server = self.server
-        server.raw.append((path, head, body))
+        server.requests.append(request)
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
         self.busy = True
-        reply = server.reply(path, head, body)
+        reply = server.reply(request)
         delay = server.delay if reply.delay is None else reply.delay
-        streamed = reply.pieces is not None and b'"stream":true' in body.replace(b" ", b"")
         if delay == NEVER:
             return
         if delay:
             loop = asyncio.get_running_loop()
-            self.waiting = loop.call_later(delay, self._send, reply, streamed)
+            self.waiting = loop.call_later(delay, self._send, request, reply)
         else:
-            self._send(reply, streamed)
+            self._send(request, reply)
 
-    def _send(self, reply: Reply, streamed: bool) -> None:
+    def _send(self, request: Exchange, reply: Reply) -> None:
         self.busy = False
         self.server.in_flight -= 1
         if reply.sent == -1:
@@ -330,13 +330,15 @@ class _Connection(asyncio.Protocol):
             return
         head = f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Failed')}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in reply.headers)
-        if streamed:
+        if reply.pieces is not None and b'"stream":true' in request.body:
             self._stream(head, reply)
             return
         head += f"content-type: {reply.content_type}\r\ncontent-length: {len(reply.body)}\r\n\r\n"
         self.transport.write(head.encode() + reply.body[: reply.sent])
         if reply.sent is not None:
             self.transport.close()
+        elif request.path.endswith("/chat/completions"):
+            self.server.completed.append(request)
 
     def _stream(self, head: str, reply: Reply) -> None:
         """Server-sent events in chunked coding: pieces, the finish, the usage, the end mark."""
@@ -361,7 +363,7 @@ class _Connection(asyncio.Protocol):
 
 def main() -> None:
     """Serve a fixed reply at a port after a delay in seconds."""
-    server = LocalServer(
+    server = FaultServer(
         default=ok("The summary so far is fine. " * 10),
         port=int(sys.argv[1]),
         delay=float(sys.argv[2]),

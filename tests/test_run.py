@@ -34,7 +34,7 @@ from reader.errors import (
 )
 from reader.events import Done, Notice
 from reader.testing import FunctionModel
-from servers import FaultServer, ok
+from servers import LocalServer, ok
 
 ARGUMENTS = {"chunk_tokens": 60}
 
@@ -118,17 +118,17 @@ def child(server, store: Path) -> subprocess.Popen:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how):
-    with FaultServer(default=ok("Facts noted so far.", delay=0.05)) as server:
+    with LocalServer(default=ok("Facts noted so far."), delay=0.05) as server:
         first = child(server, tmp_path / "s")
-        while len(server.completed) < 8 and first.poll() is None:
+        while len(server.calls) < 8 and first.poll() is None:
             time.sleep(0.01)
         first.send_signal(how)
         first.communicate()
-        finished = {r.body for r in server.completed}
+        finished = {json.dumps(c) for c in server.calls}
         second = child(server, tmp_path / "s")
         out, err = second.communicate()
         assert second.returncode == 0, err
-        bodies = [r.body for r in server.completed]
+        bodies = [json.dumps(c) for c in server.calls]
     assert len(finished) >= 8
     repeated = [b for b in finished if bodies.count(b) > 1]
     # The call in flight at the kill may have been answered to nobody: that one only.
@@ -137,12 +137,12 @@ def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how)
 
 
 def test_a_finished_run_is_answered_without_a_server(tmp_path):
-    with FaultServer(default=ok("Facts noted so far.")) as server:
+    with LocalServer(default=ok("Facts noted so far.")) as server:
         with Reader(server.url, store=tmp_path / "s") as r:
             first = r.answer(tale(), "Q?", **ARGUMENTS)
-            calls = len(server.completed)
+            calls = len(server.calls)
             second = r.answer(tale(), "Q?", **ARGUMENTS)
-        assert len(server.completed) == calls
+        assert len(server.calls) == calls
     assert second.text == first.text
     assert second.usage.calls == 0
 

@@ -62,6 +62,11 @@ def translate(error: Exception, address: str, request: ChatRequest | None = None
         return ModelTimeout(f"No reply from {address} within the time for one call.")
     if isinstance(error, openai.APIConnectionError):
         return BadReply(f"{address} closed the connection before its reply was complete.")
+    if isinstance(error, UnicodeEncodeError):
+        return RequestRefused(
+            "The prompt holds characters that are not Unicode text (lone surrogates).",
+            hint="Decode the document with errors='replace'.",
+        )
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return BadReply(f"The reply of {address} is not JSON.")
     if isinstance(error, openai.APIError):

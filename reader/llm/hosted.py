@@ -1,4 +1,4 @@
-"""OpenAI's own models, by name: key and address from the environment, prices from a bundled table."""
+"""OpenAI's own models by name: key and address from the environment, prices from a table."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _dearest(price: TieredPrices, window: int | None) -> Any:
 
 
 def is_closed(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes the schema: all objects closed, all properties required."""
+    """Whether OpenAI's strict mode takes the schema: objects closed, all properties required."""
     if isinstance(schema, Mapping):
         properties = schema.get("properties")
         if isinstance(properties, Mapping) and (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,16 +15,16 @@ LONGEST_PAUSE = 120.0
 
 
 class Limiter:
-    """Slots for requests, shared by all questions of one reader, whatever loop or thread they run in.
+    """Slots for requests, shared by all questions of one reader on one event loop.
 
     When the server asks to slow down, the number of slots is halved and everyone waits until its
-    Retry-After has passed; after as many successes as there are slots, one is added, up to
-    ``max_concurrency`` again. Requests beyond a given rate are spaced evenly.
+    Retry-After has passed; after as many successes as there are slots one is added, up to
+    ``max_concurrency`` again. Under a rate limit requests start evenly spaced.
 
     Args:
         max_concurrency: Requests in flight at most.
         requests_per_minute: Requests started in a minute at most, None for no limit.
-        longest_pause: Seconds; the most a Retry-After is believed.
+        longest_pause: Seconds; the most that a Retry-After is believed.
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
     """
@@ -46,14 +45,13 @@ class Limiter:
         self._longest_pause = longest_pause
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._paused_until = self._next_start = clock()
         self._successes = 0
         self._slowdowns = 0
 
     async def acquire(self) -> int:
-        """Wait for a slot and for its time.
+        """Wait for a slot, in the order of asking, and for its time.
 
         Returns:
             What ``release`` wants back.
@@ -61,34 +59,31 @@ class Limiter:
         await self._take_slot()
         try:
             if self._spacing:
-                await self._wait_for_turn()
+                start = max(self._next_start, self._clock())
+                self._next_start = start + self._spacing
+                await self._sleep(start - self._clock())
             while (pause := self._paused_until - self._clock()) > 0:
                 await self._sleep(pause)
         except BaseException:
-            self.release()
+            self._free_slot()
             raise
         return self._slowdowns
 
-    def release(self, ticket: int = -1, failure: BaseException | None = None) -> None:
-        """Give the slot back.
+    def release(self, ticket: int, failure: BaseException | None = None) -> None:
+        """Give the slot back and learn from what happened.
 
         Args:
-            ticket: What ``acquire`` gave; -1 for a request that never started.
+            ticket: What ``acquire`` gave.
             failure: What the request raised, None for a reply.
         """
-        with self._lock:
-            self.active -= 1
-            if isinstance(failure, RateLimited):
-                self._slow_down(ticket, failure.retry_after)
-            elif failure is None and ticket >= 0 and self.slots < self.max_concurrency:
-                self._successes += 1
-                if self._successes >= self.slots:
-                    self.slots += 1
-                    self._successes = 0
-            while self._waiting and self.active < self.slots:
-                loop, future = self._waiting.popleft()
-                self.active += 1
-                self._hand_over(loop, future)
+        if isinstance(failure, RateLimited):
+            self._slow_down(ticket, failure.retry_after)
+        elif failure is None and self.slots < self.max_concurrency:
+            self._successes += 1
+            if self._successes >= self.slots:
+                self.slots += 1
+                self._successes = 0
+        self._free_slot()
 
     def _slow_down(self, ticket: int, retry_after: float | None) -> None:
         pause = min(retry_after or 0.0, self._longest_pause)
@@ -100,41 +95,29 @@ class Limiter:
             self._slowdowns += 1
 
     async def _take_slot(self) -> None:
-        with self._lock:
-            if self.active < self.slots and not self._waiting:
-                self.active += 1
-                return
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
-            place = (loop, future)
-            self._waiting.append(place)
+        if self.active < self.slots and not self._waiting:
+            self.active += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._hand_out()
         try:
-            await future
+            await place
         except asyncio.CancelledError:
-            with self._lock:
-                waiting = place in self._waiting
-                if waiting:
-                    self._waiting.remove(place)
-            if not waiting:  # the slot was ours already
-                self.release()
+            if not place.cancelled():  # it had been given a slot already
+                self._free_slot()
             raise
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-        def wake() -> None:
-            if not future.done():
-                future.set_result(None)
+    def _free_slot(self) -> None:
+        self.active -= 1
+        self._hand_out()
 
-        try:
-            loop.call_soon_threadsafe(wake)
-        except RuntimeError:  # that loop is closed: its waiter is gone
-            self.active -= 1
-
-    async def _wait_for_turn(self) -> None:
-        with self._lock:
-            start = max(self._next_start, self._clock())
-            self._next_start = start + self._spacing
-        while (wait := start - self._clock()) > 0:
-            await self._sleep(wait)
+    def _hand_out(self) -> None:
+        while self._waiting and self.active < self.slots:
+            place = self._waiting.popleft()
+            if not place.done():  # its caller has not been cancelled
+                self.active += 1
+                place.set_result(None)
 
 
 class LimitedModel(Layer):

@@ -21,7 +21,7 @@ FUNCTION_WINDOW = 8192
 
 Turns: TypeAlias = list[dict[str, str]]
 ChatFunction: TypeAlias = Callable[[Turns], str] | Callable[[Turns], Awaitable[str]]
-OnProgress: TypeAlias = Callable[[int, int], None]
+OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 
 class Generates(Protocol):
@@ -50,7 +50,7 @@ def open_model(
             a ChatModel; an object with an async ``generate(request)``; or a function, plain or
             async, from a list of {"role", "content"} to the reply's text.
         models_folder: Where weights are kept; the user's cache folder when not given.
-        on_progress: Told (bytes done, bytes in total) while weights are fetched.
+        on_progress: Told (label, bytes done, bytes in all) while weights are fetched.
         api_key: For the two kinds that are reached over a network.
 
     Raises:
@@ -194,19 +194,21 @@ class FunctionChat:
 
 
 def _identity(target: object) -> str:
-    code = getattr(target, "__code__", None)
-    captures = any(
-        getattr(target, a, None) for a in ("__closure__", "__defaults__", "__kwdefaults__")
-    )
-    if not inspect.isfunction(target) or captures:
+    if (
+        not inspect.isfunction(target)
+        or target.__closure__
+        or target.__defaults__
+        or target.__kwdefaults__
+    ):
         return f"object:{uuid.uuid4()}"
+    code = target.__code__
     source = repr((code.co_code, code.co_names, _constants(code)))
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     return f"function:{target.__module__}.{target.__qualname__}:{digest}"
 
 
 def _constants(code: Any) -> list[object]:
-    """The constants of a function; inner functions by their code, since their repr is an address."""
+    """A function's constants; inner functions by their code, as their repr holds an address."""
     return [
         (c.co_code, c.co_names, _constants(c)) if inspect.iscode(c) else c for c in code.co_consts
     ]

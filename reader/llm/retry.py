@@ -30,7 +30,7 @@ def backoff(attempt: int, error: ModelError) -> float:
     """
     if isinstance(error, RateLimited) and error.retry_after is not None:
         return min(error.retry_after, LONGEST_RETRY_AFTER) + random.uniform(0.0, FIRST_WAIT)  # noqa: S311
-    wait = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
+    wait: float = min(FIRST_WAIT * 2.0 ** (attempt - 1), LONGEST_WAIT)
     return wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 

@@ -185,7 +185,7 @@ class ServedModel:
             openai.OpenAIError,
             TimeoutError,
             json.JSONDecodeError,
-            UnicodeDecodeError,
+            UnicodeError,
         ) as error:
             # The cause is left out: it holds the request, and with it the document.
             raise translate(error, self.address, request) from None
