@@ -11,7 +11,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reader.answer import Answer, Citation, Coverage
+    from reader.answers import Answer, Citation, Coverage
     from reader.api import (
         Reader,
         aanswer,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from reader.answer import Answer
+    from reader.answers import Answer
 
     Source: TypeAlias = Document | str | os.PathLike[str] | bytes | Sequence[Any]
 

@@ -267,11 +267,10 @@ def resume_run(
     run = kept.run(run_id)
     if run is None:
         raise RunNotFound(f"There is no run {run_id!r} in the store.")
-    with TerminalProgress() as progress:
-        with Reader(
-            model or run.call["model"], store=kept, on_download=progress.download
-        ) as reader:
-            answer = reader.resume(run.id, on_event=progress, budget=budget, deadline=deadline)
+    with TerminalProgress() as progress, Reader(
+        model or run.call["model"], store=kept, on_download=progress.download
+    ) as reader:
+        answer = reader.resume(run.id, on_event=progress, budget=budget, deadline=deadline)
     _show(answer, as_json)
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 import warnings
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from reader.errors import DocumentError, EmptyDocument, ProtectedDocument, UnreadableDocument
@@ -15,7 +16,7 @@ from reader.structure import Heading, Page, markdown_headings, text_headings, ti
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pypdfium2 import PdfDocument
+    from pypdfium2 import PdfDocument  # type: ignore[import-untyped]
 
 Media: TypeAlias = Literal["text", "markdown"]
 
@@ -25,6 +26,8 @@ BINARY_SUFFIXES = frozenset({".pdf", ".docx", ".epub"})
 PROSE_SUFFIXES = frozenset({"", ".txt", ".text"})
 
 _SAMPLE = 1 << 15
+_CONTEXT = 32
+_NOT_ASCII = re.compile(rb"[\x80-\xff]\S{0,1000}")
 _LARGEST_UNPACKED = 1 << 30
 _BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -38,6 +41,9 @@ _HTML_START = re.compile(
 )
 _CONTROLS = re.compile("[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
 _EMBEDDED_IMAGE = re.compile(r"!\[([^\[\]\n]*)\]\(data:[^()\s]*(?: \"[^\"\n]*\")?\)")
+_WESTERN = frozenset(
+    "àáâäåæçèéêëìíîïñòóôöøùúûüÿœßÀÁÂÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖØÙÚÛÜŒ¡¿«»“”—…•€£¢§°©®ªº½¼¾·\u2018\u2019\u2013\u00d7\u00b4\u00a0\u00ad"
+)
 # Fonts of an EPUB may be scrambled without the text being protected.
 _FONT_SCRAMBLING = (b"http://www.idpf.org/2008/embedding", b"http://ns.adobe.com/pdf/enc#RC")
 # PDFium allows one call at a time in a process.
@@ -138,12 +144,22 @@ def decode(data: bytes, name: str, *, declared: str | None = None) -> str:
 
 def _decode_guessed(data: bytes, name: str, bad: int, declared: str | None) -> str:
     """Text that is not quite UTF-8; ``bad`` is where that shows first."""
-    around = data[max(bad - _SAMPLE, 0) : bad + _SAMPLE]
+    # Only the words that are not ASCII tell encodings apart. In no multi-byte encoding is a
+    # part of a character white space, so that none is cut.
+    words: list[bytes] = []
+    at = max(bad - _CONTEXT, 0)
+    for match in islice(_NOT_ASCII.finditer(data, bad), _SAMPLE >> 5):
+        words.append(data[max(at, match.start() - _CONTEXT) : match.end()])
+        at = match.end()
+    around = b"".join(words)
     lenient = around.decode("utf-8", "replace")
     broken = lenient.count("\ufffd")
     if sum(not c.isascii() for c in lenient) > 10 * broken:
         return data.decode("utf-8", "replace")
     candidates = [declared] if declared else []
+    # The detector takes short or French texts for others; these letters leave little doubt.
+    if {c for c in around.decode("cp1252", "replace") if not c.isascii()} <= _WESTERN:
+        candidates.append("cp1252")
     from charset_normalizer import from_bytes
 
     best = from_bytes(around).best()
@@ -287,14 +303,14 @@ def _from_pdf(data: bytes, name: str) -> Converted:
         pages.append(Page(number, at, end))
         at = end
     headings: list[Heading] = []
+    start = after = 0
     for heading, level, page in outline:
-        first = headings[-1].start + 1 if headings else 0
-        start = max(first, pages[page].start)
+        start = max(start, pages[page].start)
         # The heading's own line if it is on the page, else the top of the page.
-        found = whole.find(heading, start, pages[page].end)
-        start = found if found >= 0 else start
-        if start < len(whole):
-            headings.append(Heading(heading, level, start))
+        found = whole.find(heading, max(start, after), pages[page].end)
+        if found >= 0:
+            start, after = found, found + len(heading)
+        headings.append(Heading(heading, level, start))
     return Converted(
         whole, title=normalised(title) or None, headings=tuple(headings), pages=tuple(pages)
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from reader.budget import Estimate, Usage
 
 if TYPE_CHECKING:
-    from reader.answer import Answer
+    from reader.answers import Answer
 
 ChunkOutcome: TypeAlias = Literal["read", "skipped", "unread", "failed"]
 

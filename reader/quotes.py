@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import log2
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 from unicodedata import normalize
 
 from rapidfuzz import fuzz
 
+from reader.answers import MatchKind
 from reader.folding import PART, Folded, Range, content_words, same_facts, whole_words
-
-MatchKind: TypeAlias = Literal["exact", "near", "elsewhere"]
 
 NEAR = 87.0
 """Similarity (0 to 100) from which on a quote counts as near."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reader.answer import Answer, Coverage, Trace
+from reader.answers import Answer, Coverage, Trace
 from reader.budget import Budget, Estimate, Ledger, Price
 from reader.documents import Document
 from reader.errors import ReaderError
@@ -188,9 +188,7 @@ def compiled(strategy: type[Strategy[Any]]) -> CompiledStateGraph[Any, Any, Any,
     return strategy().graph().compile()
 
 
-def _reading(
-    call: Call, shared: Shared, ledger: Ledger, emit: Emit, model: ChatModel
-) -> Reading:
+def _reading(call: Call, shared: Shared, ledger: Ledger, emit: Emit, model: ChatModel) -> Reading:
     return Reading(
         run_id=call.run_id(shared.info),
         document=call.document,

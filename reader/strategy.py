@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reader.answer import ChunkStatus, Step
+from reader.answers import ChunkStatus, Step
 from reader.budget import Budget, Estimate, Ledger
 from reader.chunking import Chunk
 from reader.documents import Document

@@ -66,6 +66,7 @@ _FENCE_OR_HEADING = re.compile(
     re.MULTILINE,
 )
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)")
+_EMPHASIS = re.compile(r"(\*{1,3}|`+)([^*`]+)\1")
 _ESCAPE = re.compile(r"\\([^\w\s])")
 
 # Ranks of the words that open a heading in plain text. Those that occur become levels 1, 2, ...
@@ -165,7 +166,10 @@ def markdown_headings(text: str) -> list[Heading]:
 
 
 def sections(headings: Iterable[Heading], end: int) -> tuple[Section, ...]:
-    """Each section runs to the next heading of its own level or above, or to ``end``."""
+    """Each section runs to the next heading of its own level or above, or to ``end``.
+
+    Headings with nothing at all under them, the heading's own line included, open none.
+    """
     heads = list(headings)
     ends = [end] * len(heads)
     open_: list[int] = []
@@ -173,7 +177,9 @@ def sections(headings: Iterable[Heading], end: int) -> tuple[Section, ...]:
         while open_ and heads[open_[-1]].level >= head.level:
             ends[open_.pop()] = head.start
         open_.append(i)
-    return tuple(Section(*head, stop) for head, stop in zip(heads, ends, strict=True))
+    return tuple(
+        Section(*head, stop) for head, stop in zip(heads, ends, strict=True) if head.start < stop
+    )
 
 
 def title_line(text: str) -> str | None:
@@ -184,4 +190,5 @@ def title_line(text: str) -> str | None:
 
 def _plain(line: str) -> str:
     """A Markdown heading's words without the marks around them."""
-    return " ".join(_ESCAPE.sub(r"\1", _LINK.sub(r"\1", line).strip(" \t*_`")).split())
+    line = _EMPHASIS.sub(r"\2", _LINK.sub(r"\1", line))
+    return " ".join(_ESCAPE.sub(r"\1", line).split())

@@ -9,108 +9,34 @@ paths over the chunks, with a vote or a judge, are those of the paper's section 
 from __future__ import annotations
 
 import operator
-import random
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
-from pydantic import BaseModel, Field, model_validator
+from reader.chunking import Chunk, chunk_document
 
-from reader.answer import ChunkStatus, Step
+from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
-from reader.chunking import Chunk, chunk_document, room
-from reader.errors import InvalidOption, LimitReached, ModelError, ModelUnavailable
-from reader.events import AnswerToken, ChunkRead, NoteChanged
+from reader.errors import LimitReached, ModelUnavailable
+from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates
-from reader.llm.choice import choose, render
-from reader.llm.replies import clean, is_refusal_or_empty, says_nothing_found
-from reader.llm.structured import typed_reply
-from reader.llm.types import ChatRequest, Message
-from reader.prompts import fence, load_prompts, versions
-from reader.selection import vote
+from reader.llm.replies import says_nothing_found
+from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 
-from .communication_unit import QUOTE_TOKENS, Form, Unit, as_note, read_chunk
+from .coa_closing import choose_path, close
+from .coa_plan import PROMPTS, CoAOptions, Plan
+from .communication_unit import QUOTE_TOKENS, Unit, as_note, read_chunk
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-PROMPTS = load_prompts("reader.strategies", "coa")
 SLICE_SECONDS = 1.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
 MAX_FAILURES = 5  # chunks failing one after another: the server is broken, not the chunks
-PAPER_WINDOW = 8192
 EXPECTED_UNIT = 0.45  # share of the cap that a unit fills, before replies of the model were seen
 EXPECTED_ANSWER = 30
-REQUIREMENT = "Answer the question in as few words as it needs."
-SUMMARY_REQUIREMENT = "Write a summary of the source text in one or two paragraphs."
-CODE_REQUIREMENT = "Complete the code: write the next line only, no explanation."
-UNKNOWN = "If the summary does not hold the answer, write only: Not found in the document.\n"
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "evidence": {"quotes": True, "second_pass": True},
-}
-
-
-class CoAOptions(StrategyOptions):
-    """Options of chain-of-agents; the defaults are the paper's form (section 4, appendix)."""
-
-    preset: Literal["paper", "evidence"] = Field(
-        default="paper", description="evidence: quotes and second_pass on"
-    )
-    task: Literal["qa", "code"] = Field(
-        default="qa", description="code: the question is the code to complete"
-    )
-    requirement: str | None = Field(
-        default=None, description="what the manager is told about the answer's form"
-    )
-    order: Literal["left_to_right", "right_to_left", "permutation"] = Field(
-        default="left_to_right", description="in which order a single path visits the chunks"
-    )
-    paths: Literal["single", "bidirectional", "self_consistency", "permutation"] = Field(
-        default="single", description="several chains over the same chunks, side by side"
-    )
-    path_count: int | None = Field(
-        default=None, ge=2, le=20, description="number of paths; 2 bidirectional, else 5"
-    )
-    select: Literal["vote", "judge"] | None = Field(
-        default=None, description="vote for short answers, judge for long ones"
-    )
-    cu_tokens: int = Field(
-        default=1024, ge=32, description="cap of a communication unit; at most 1/8 of the window"
-    )
-    answer_tokens: int = Field(
-        default=1024, ge=8, description="cap of the answer; at most 1/8 of the window"
-    )
-    temperature: float = Field(
-        default=0.0, ge=0, le=2, description="0.7 for self_consistency when left at 0"
-    )
-    seed: int = Field(default=0, description="of permutations and sampling")
-    quotes: bool = Field(default=False, description="verified quotes beside the unit")
-    skip_gate: bool = Field(default=False, description="a worker may say that nothing changed")
-    second_pass: bool = Field(
-        default=False, description="nothing found: unread and most similar chunks once more"
-    )
-    second_pass_chunks: int = Field(default=3, ge=1, description="similar chunks read again")
-    direct_when_fits: bool = Field(
-        default=False, description="one chunk: answer from it without a worker"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {**PRESETS.get(values.get("preset", "paper"), {}), **values}
-        return values
-
-    @property
-    def number_of_paths(self) -> int:
-        """P."""
-        if self.paths == "single":
-            return 1
-        return self.path_count or (2 if self.paths == "bidirectional" else 5)
 
 
 class ChainState(TypedDict, total=False):
@@ -141,105 +67,6 @@ class PathResult(TypedDict):
     results: Annotated[list[dict[str, Any]], operator.add]
 
 
-class Verdict(BaseModel):
-    """The judge's reply."""
-
-    reason: str = Field(description="short", max_length=600)
-    label: str = Field(description="the label of the best summary, such as S1")
-    answer: str = Field(description="the answer to the question from that summary")
-
-
-class Plan:
-    """What is fixed for a run: forms of the prompts, budgets of tokens."""
-
-    def __init__(self, reading: Reading) -> None:
-        options: CoAOptions = reading.options
-        self.options = options
-        self.reading = reading
-        self.window = min(options.window or PAPER_WINDOW, reading.info.window)
-        self.cu_tokens = min(options.cu_tokens, max(self.window // 8, 32))
-        self.answer_tokens = min(options.answer_tokens, max(self.window // 8, 32))
-        self.summary = reading.question is None
-        self.question = reading.question or ""
-        if reading.choices:
-            self.question = f"{self.question}\n{render(reading.choices)}"
-        self.judged = options.number_of_paths > 1 and (
-            options.select or ("judge" if self.summary or options.task == "code" else "vote")
-        ) == "judge"
-        sampled = options.paths == "self_consistency" and options.temperature == 0
-        self.form = Form(
-            worker=PROMPTS["worker_summary" if self.summary else "worker"],
-            compress=PROMPTS["compress"],
-            question=self.question,
-            cu_tokens=self.cu_tokens,
-            fixed_tokens=0,
-            temperature=0.7 if sampled else options.temperature,
-            quotes=options.quotes,
-            skip_gate=options.skip_gate,
-        )
-        self.finder = QuoteFinder(reading.document.text)
-
-    async def measure(self) -> int:
-        """Count the fixed parts of the prompts; returns the tokens of a chunk."""
-        count = self.reading.info.counter.count_messages
-        fixed = await count([("user", self.form.prompt("", ""))])
-        self.form = replace(self.form, fixed_tokens=fixed)
-        self.manager_tokens = await count([("user", self.manager_prompt("", [], unknown=True))])
-        room_for = room(
-            self.window,
-            fixed_tokens=fixed,
-            memory_tokens=self.cu_tokens,
-            output_tokens=self.cu_tokens + (QUOTE_TOKENS if self.options.quotes else 0),
-        )
-        wanted = self.options.chunk_tokens
-        if wanted is not None and wanted > room_for:
-            raise InvalidOption(
-                f"chunk_tokens={wanted} does not fit a window of {self.window} tokens.",
-                hint=f"At most {room_for} fit beside the prompt, the memory and the reply.",
-            )
-        return wanted or room_for
-
-    @property
-    def requirement(self) -> str:
-        """What the manager is told about the answer's form."""
-        if self.options.requirement is not None:
-            return self.options.requirement
-        if self.summary:
-            return SUMMARY_REQUIREMENT
-        if self.reading.choices:
-            return "Answer with the letter of the one right option."
-        return CODE_REQUIREMENT if self.options.task == "code" else REQUIREMENT
-
-    def manager_prompt(self, cu: str, quotes: list[list[int]], *, unknown: bool) -> str:
-        """The manager's prompt: the last unit, and checked quotes where they are kept."""
-        text = self.reading.document.text
-        said = "\n".join(f"- {text[start:end]}" for start, end in quotes)
-        lines = f"\nPassages of the source text, word for word:\n{fence(said, 'quotes')}\n"
-        values = {
-            "requirement": self.requirement,
-            "cu": fence(cu, "summary"),
-            "quotes": lines if quotes else "",
-        }
-        if self.summary:
-            return PROMPTS["manager_summary"].fill(**values)
-        return PROMPTS["manager"].fill(
-            **values, question=self.question, unknown=UNKNOWN if unknown else ""
-        )
-
-    def orders(self) -> list[list[int]]:
-        """The order in which each path visits the chunks."""
-        forward = list(range(len(self.reading.chunks)))
-        options, number = self.options, self.options.number_of_paths
-        if options.paths == "bidirectional":
-            return [forward, forward[::-1]] * (number // 2) + [forward] * (number % 2)
-        if options.paths == "self_consistency":
-            return [forward] * number
-        rng = random.Random(options.seed)  # noqa: S311 (an order, not a secret)
-        if options.paths == "permutation" or options.order == "permutation":
-            return [rng.sample(forward, len(forward)) for _ in range(number)]
-        return [forward[::-1] if options.order == "right_to_left" else forward]
-
-
 class ChainOfAgents(Strategy[CoAOptions]):
     """Workers in a chain, then a manager that sees the last communication unit alone."""
 
@@ -255,9 +82,8 @@ class ChainOfAgents(Strategy[CoAOptions]):
 
     async def prepare(self, reading: Reading) -> None:
         """Compute the room for a chunk and cut the document."""
-        self.plan = Plan(reading)
-        reading.plan = self.plan
-        size = await self.plan.measure()
+        reading.plan = plan = Plan(reading)
+        size = await plan.measure()
         reading.chunks = await chunk_document(
             reading.document, counter=reading.info.counter, chunk_tokens=size
         )
@@ -266,9 +92,9 @@ class ChainOfAgents(Strategy[CoAOptions]):
         """n + 1 calls a path (section 3.3 of the paper); expected lengths from replies seen."""
         plan: Plan = reading.plan
         n, paths = len(reading.chunks), plan.options.number_of_paths
-        seen = reading.store.reply_length(length_key(reading, "worker", plan))
+        seen = reading.store.reply_length(self.length_key(reading, "worker"))
         unit = int(seen[1]) if seen else int(plan.cu_tokens * EXPECTED_UNIT)
-        said = reading.store.reply_length(length_key(reading, "manager", plan))
+        said = reading.store.reply_length(self.length_key(reading, "manager"))
         long = plan.summary or plan.judged
         guess = int(plan.answer_tokens * EXPECTED_UNIT) if long else EXPECTED_ANSWER
         answer = int(said[1]) if said else min(guess, plan.answer_tokens)
@@ -299,7 +125,8 @@ class ChainOfAgents(Strategy[CoAOptions]):
         plan: Plan = reading.plan
         paths = plan.options.number_of_paths
         calls = 1 if paths == 1 else 2 if plan.judged else paths + 1
-        prompt = plan.manager_tokens + plan.cu_tokens * (paths if paths > 1 else 1) + 600
+        prompt = plan.manager_tokens + plan.cu_tokens * (paths if plan.judged else 1) + 200
+        prompt += 600 if plan.options.quotes else 0
         largest = max(chunk.tokens for chunk in reading.chunks)
         return Closing(
             calls=calls,
@@ -308,6 +135,13 @@ class ChainOfAgents(Strategy[CoAOptions]):
             read_prompt_tokens=plan.form.fixed_tokens + int(largest * 1.03) + 16,
             read_completion_tokens=plan.cu_tokens + (QUOTE_TOKENS if plan.options.quotes else 0),
         )
+
+    def length_key(self, reading: Reading, kind: str) -> str:
+        """Lengths depend on model, words and cap."""
+        plan: Plan = reading.plan
+        cap = plan.cu_tokens if kind == "worker" else plan.answer_tokens
+        form = f"{plan.form.worker.name}/{plan.form.quotes}/{plan.requirement}"
+        return f"coa|{reading.info.identity}|{versions(PROMPTS)}|{form}|{kind}|{cap}"
 
     def start(self, reading: Reading) -> dict[str, Any]:
         """Nothing is known at the start."""
@@ -357,13 +191,6 @@ class ChainOfAgents(Strategy[CoAOptions]):
         )
 
 
-def length_key(reading: Reading, kind: str, plan: Plan) -> str:
-    """Under which the lengths of replies are kept: they depend on model, words and cap."""
-    cap = plan.cu_tokens if kind == "worker" else plan.answer_tokens
-    form = f"{plan.form.worker.name}/{plan.form.quotes}"
-    return f"coa|{reading.info.identity}|{versions(PROMPTS)}|{form}|{kind}|{cap}"
-
-
 def path_graph() -> CompiledStateGraph[Any, Any, Any, Any]:
     """One path: worker -> worker ... -> manager."""
     graph = StateGraph(PathState, context_schema=Reading, output_schema=PathResult)
@@ -390,6 +217,8 @@ async def worker(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
     seed = plan.options.seed + path if plan.form.temperature > 0 else None
     direct = plan.options.direct_when_fits and len(reading.chunks) == 1
     notes: list[tuple[int, dict[str, Any]]] = []
+    if direct:
+        notes.append((0, as_note(reading.chunks[0], Unit(level="direct"), [], 0)))
     until = time.monotonic() + SLICE_SECONDS
     try:
         while pos < len(order) and reading.ledger.stopped_by is None and not direct:
@@ -477,51 +306,6 @@ async def manager(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
     return Command(goto=END, update={"results": [result]})
 
 
-async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> dict[str, Any]:
-    """The manager's call; without it (limit, failure) the unit itself is the best answer."""
-    plan: Plan = reading.plan
-    prompt = plan.manager_prompt(result["cu"], result["quotes"], unknown=unknown)
-    if plan.options.direct_when_fits and len(reading.chunks) == 1:
-        prompt = PROMPTS["direct"].fill(
-            chunk=fence(reading.document.text, "source_text"),
-            requirement=plan.requirement,
-            question=plan.question or "What does the source text say, in summary?",
-        )
-    size = plan.manager_tokens + result["size"] + 50 * len(result["quotes"]) + 16
-    request = ChatRequest(
-        messages=(Message("user", prompt),),
-        max_tokens=plan.answer_tokens,
-        temperature=0.0,
-        prompt_tokens=max(size, len(prompt) // 3),
-        purpose="manager",
-        closing=True,
-    )
-    single = plan.options.number_of_paths == 1
-    try:
-        if reading.choices:
-            chosen = await choose(reading.model, request, reading.choices, counts=reading.ledger)
-            answer, index, calls = reading.choices[chosen.index], chosen.index, chosen.calls
-        else:
-            reply = await reading.model.generate(
-                request, (lambda piece: reading.emit(AnswerToken(text=piece))) if single else None
-            )
-            reading.saw_reply("manager", reply.completion_tokens)
-            answer, index, calls = clean(reply.text), None, 1
-            if is_refusal_or_empty(answer):
-                reading.warn("The manager's reply was empty; the answer is its notes.")
-                answer, index = result["cu"], None
-    except LimitReached as error:
-        reading.warn(f"{error.message} The answer is the notes as they stood.")
-        return {**result, "answer": result["cu"], "closed": False}
-    except ModelError as error:
-        if not error.retryable or isinstance(error, ModelUnavailable):
-            raise
-        reading.warn(f"The manager's call failed: {error.message} The answer is its notes.")
-        return {**result, "answer": result["cu"], "closed": False}
-    reading.step_done()
-    return {**result, "answer": answer, "choice": index, "depth": result["depth"] + calls}
-
-
 def chunks_to_read_again(reading: Reading, path: int) -> list[int]:
     """Unread and failed chunks and those most similar to the question, last ones first."""
     import bm25s
@@ -539,68 +323,12 @@ def chunks_to_read_again(reading: Reading, path: int) -> list[int]:
 
 
 async def select(state: ChainState, runtime: Runtime[Reading]) -> dict[str, Any]:
-    """One path: its answer. Several: the vote, or the judge."""
-    reading = runtime.context
-    plan: Plan = reading.plan
+    """The one path, or the chosen one."""
     results = sorted(state["results"], key=lambda r: r["path"])
-    depth = max(r["depth"] for r in results)
-    if plan.judged:
-        return {"winner": {**await judge(reading, results), "depth": depth + 1}}
-    if len(results) == 1:
-        return {"winner": results[0]}
-    choice = vote([r["answer"] for r in results])
-    winner = results[choice.index]
-    if choice.tie and reading.ledger.stopped_by is None and any(r["cu"] for r in results):
-        judged = await judge(reading, results)
-        winner, depth = {**winner, **judged}, depth + 1
-    return {"winner": {**winner, "depth": depth}}
+    return {"winner": await choose_path(runtime.context, results)}
 
 
-async def judge(reading: Reading, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best supported of the last units, and the answer from it (not published; ours)."""
-    plan: Plan = reading.plan
-    shown = random.Random(plan.options.seed).sample(results, len(results))  # noqa: S311
-    labels = {f"S{i}": r for i, r in enumerate(shown, 1)}
-    units = "\n\n".join(f"{label}\n{fence(r['cu'], 'summary')}" for label, r in labels.items())
-    prompt = PROMPTS["judge"].fill(
-        candidates=units, question=plan.question or "Summarise the source text."
-    )
-    request = ChatRequest(
-        messages=(Message("user", f"{prompt}\n{plan.requirement}"),),
-        max_tokens=plan.answer_tokens + 200,
-        prompt_tokens=plan.manager_tokens + sum(r["size"] for r in results) + 200,
-        purpose="judge",
-        closing=True,
-    )
-    try:
-        typed = await typed_reply(
-            reading.model,
-            request,
-            Verdict,
-            can_enforce=reading.info.json_schema,
-            max_reasks=1,
-            validate=lambda v: None if v.label.strip() in labels else f"not one of {[*labels]}",
-            counts=reading.ledger,
-            default=lambda: Verdict(reason="", label="", answer=""),
-        )
-    except LimitReached as error:
-        reading.warn(f"{error.message} No judge chose between the paths.")
-        longest = max(results, key=lambda r: len(r["cu"]))
-        return {**longest, "answer": longest["answer"] or longest["cu"], "closed": False}
-    chosen = labels.get(typed.value.label.strip())
-    if chosen is None or not typed.value.answer.strip():
-        fallback = results[vote([r["answer"] or r["cu"] for r in results]).index]
-        return fallback if fallback["answer"] else await close(reading, fallback, unknown=False)
-    reading.step_done()
-    if reading.choices:
-        best = await close(reading, chosen, unknown=False) if not chosen["answer"] else chosen
-        return {**chosen, "answer": best["answer"], "choice": best["choice"]}
-    return {**chosen, "answer": clean(typed.value.answer), "closed": True}
-
-
-def chunk_statuses(
-    chunks: Any, notes: list[dict[str, Any]]
-) -> tuple[ChunkStatus, ...]:
+def chunk_statuses(chunks: Any, notes: list[dict[str, Any]]) -> tuple[ChunkStatus, ...]:
     """The best that any path or pass made of each chunk."""
     rank = {"read": 3, "unread": 2, "failed": 1}
     best: dict[int, dict[str, Any]] = {}

@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
-
 from reader.chunking import Chunk
-from reader.errors import BadReply, ContextOverflow, ModelTimeout, RateLimited, RequestRefused
-from reader.errors import ServerFailed
+
+from reader.errors import (
+    BadReply,
+    ContextOverflow,
+    ModelTimeout,
+    RateLimited,
+    RequestRefused,
+    ServerFailed,
+)
 from reader.events import ChunkOutcome
 from reader.llm.replies import (
     clean,
@@ -30,6 +36,7 @@ from reader.strategy import Reading
 UNCHANGED = "UNCHANGED"
 QUOTE_TOKENS = 200  # room for the quotes of one reply, beside the communication unit
 SHRUNK = 0.3  # a unit this much shorter than the one before may have overwritten it
+MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 LOST = 0.2  # a cut that lost more than this is worth another call
 _NOTHING = "(Nothing: this is the first part.)"
 
@@ -135,7 +142,7 @@ async def _read(
     try:
         after = await _ask(reading, form, before, text, tokens, seed)
     except ContextOverflow:
-        if end - start < 200:
+        if end - start < MIN_SPLIT:
             raise
         # The count was wrong (an estimate, or a template that grew): read the halves in turn.
         reading.warn("A chunk did not fit the model's window and was read in two halves.")
@@ -248,7 +255,9 @@ async def _guard(
         )
         calls = after.calls + again.calls
         if again.outcome == "read" and not _overwrote(before.text, again.text):
-            after = replace(again, calls=calls, level="reasked", quotes=again.quotes or after.quotes)
+            after = replace(
+                again, calls=calls, level="reasked", quotes=again.quotes or after.quotes
+            )
         else:
             joined = f"{before.text}\n{after.text}"
             size = before.tokens + after.tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import re
 from typing import Any
@@ -19,6 +21,7 @@ from reader.errors import (
     WindowTooSmall,
 )
 from reader.events import AnswerToken, ChunkRead, Done, NoteChanged, Progress, RunStarted
+from reader.llm import stack
 from reader.llm.types import ChatReply, ChatRequest
 from reader.testing import FunctionModel
 
@@ -33,6 +36,12 @@ def part_of(request: ChatRequest) -> str:
     """The number of the tale's part that a worker was shown."""
     found = re.search(r"part (\d+)", request.messages[-1].content)
     return found[1] if found else "?"
+
+
+def each_its_own() -> Any:
+    """A worker that never says the same twice, so that no two paths share a call."""
+    numbers = itertools.count()
+    return lambda request: f"Note number {next(numbers)} about the parts read so far."
 
 
 class Script:
@@ -165,7 +174,7 @@ def test_bidirectional_reads_both_ways_and_votes(store):
 
 def test_the_vote_is_normalised(store):
     replies = ["a dog", "The cat.", "cat", "a dog!", "the Cat"]
-    script = Script(manager=list(replies))
+    script = Script(worker=each_its_own(), manager=list(replies))
     answer = run(script, store, paths="permutation")
     assert "cat" in answer.text.lower()
 
@@ -188,7 +197,7 @@ def test_self_consistency_samples_with_different_seeds(store):
 
 def test_the_judge_form_needs_no_managers(store):
     verdict = json.dumps({"reason": "best", "label": "S2", "answer": "judged"})
-    script = Script(judge=verdict)
+    script = Script(worker=each_its_own(), judge=verdict)
     answer = run(script, store, paths="permutation", path_count=3, select="judge")
     assert script.prompts("manager") == []
     [prompt] = script.prompts("judge")
@@ -272,7 +281,7 @@ def test_joined_units_over_the_cap_are_compressed(store):
         worker=lambda r: LONG if part_of(r) == "1" else "Bob came.",
         compress="Golden key, bridge, Bob.",
     )
-    run(script, store, tale(2), cu_tokens=46)
+    run(script, store, tale(2), cu_tokens=50)
     assert len(script.prompts("compress")) == 1
     assert "Golden key, bridge, Bob." in script.prompts("manager")[0]
 
@@ -355,7 +364,7 @@ def test_a_failed_chunk_is_recorded_and_the_answer_says_so(store, monkeypatch):
     script = Script(
         worker=lambda r: ServerFailed("500") if part_of(r) == "2" else "Facts noted so far."
     )
-    monkeypatch.setattr("asyncio.sleep", _no_sleep)
+    no_waiting(monkeypatch)
     answer = run(script, store)
     assert answer.status == "partial"
     assert answer.text == "the answer"
@@ -365,7 +374,7 @@ def test_a_failed_chunk_is_recorded_and_the_answer_says_so(store, monkeypatch):
 
 
 def test_many_failures_in_a_row_end_the_run_with_an_error(store, monkeypatch):
-    monkeypatch.setattr("asyncio.sleep", _no_sleep)
+    no_waiting(monkeypatch)
     script = Script(worker=ServerFailed("500"))
     with pytest.raises(ModelUnavailable) as caught:
         run(script, store, tale(12))
@@ -381,14 +390,15 @@ def test_a_wrong_key_ends_the_run_at_once(store):
 
 
 def test_a_failing_manager_leaves_the_notes_as_partial_answer(store, monkeypatch):
-    monkeypatch.setattr("asyncio.sleep", _no_sleep)
+    no_waiting(monkeypatch)
     answer = run(Script(manager=ServerFailed("500")), store)
     assert answer.status == "partial"
     assert "Facts up to part 5" in answer.text
 
 
-async def _no_sleep(seconds: float, result: Any = None) -> Any:
-    return result
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = functools.partial(stack.build_stack, wait=lambda attempt, error: 0.0)
+    monkeypatch.setattr(stack, "build_stack", impatient)
 
 
 # Options of our own ----------------------------------------------------------------------
@@ -453,7 +463,7 @@ def test_a_budget_of_calls_is_kept_and_the_closing_call_is_reserved(store):
 
 
 def test_a_budget_of_tokens_is_never_passed(store):
-    for tokens in (900, 1200, 1500):
+    for tokens in (1000, 1300, 1600):
         answer = run(Script(), Store.in_memory(), budget={"tokens": tokens}, cu_tokens=64)
         used = answer.usage.prompt_tokens + answer.usage.completion_tokens
         assert used <= tokens

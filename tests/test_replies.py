@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reader.llm.abstention import is_refusal_or_empty, says_nothing_found
 from reader.llm.replies import (
     clean,
     content_overlap,
+    is_refusal_or_empty,
+    says_nothing_found,
     sentences,
     strip_reasoning,
     trim_to_sentence,

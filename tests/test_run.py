@@ -297,9 +297,7 @@ def test_a_store_that_cannot_be_made(tmp_path):
 def test_every_error_says_what_to_do():
     from reader import errors
 
-    kinds = [
-        k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, ReaderError)
-    ]
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, ReaderError)]
     assert len(kinds) > 20
     for kind in kinds:
         assert kind.__doc__

@@ -1,7 +1,6 @@
-"""Free text from a model: taking the wrapping off, and telling an answer from an empty one.
+"""Free text from a model: taking the wrapping off, its sentences, its content words.
 
-The phrase lists are for English replies; a reply in another language is never refused by them.
-Positions and lengths are characters.
+Positions and lengths are characters. Labels and stop words are English.
 """
 
 from __future__ import annotations

@@ -8,7 +8,23 @@ from __future__ import annotations
 
 import re
 
-from reader.llm.replies import clean, sentences
+from reader.llm.cleaning import (
+    clean,
+    content_overlap,
+    sentences,
+    strip_reasoning,
+    trim_to_sentence,
+)
+
+__all__ = [
+    "clean",
+    "content_overlap",
+    "is_refusal_or_empty",
+    "says_nothing_found",
+    "sentences",
+    "strip_reasoning",
+    "trim_to_sentence",
+]
 
 _NO_CASE = re.IGNORECASE
 
@@ -88,7 +104,7 @@ _NOTHING = re.compile(
             r"|can|could|has)\b.*)?",
             rf"nothing (?:relevant|new|useful|related|else|was found|is (?:said|mentioned|stated)"
             rf"|(?:about|on) .* {_IN_TEXT}|in {_THE_TEXT}|found)\b.*",
-            rf"none of {_THE_TEXT}.*",
+            rf"(?:none|neither) of {_THE_TEXT} (?:{_ADVERB}{_TELL}|{_TELL[:-2]}(?:s|es)\b).*",
             rf"not {_ADVERB}(?:{_TOLD}|{_TOLD_THERE}|found|applicable|determinable|answerable"
             rf"|enough {_FACT}|sure|known|certain)(?: (?:{_IN_TEXT}|to answer|to determine|for)"
             r".*)?",
@@ -123,8 +139,8 @@ _FILLER = re.compile(
     rf"|(?:if you|let me know|i would need|i['’]d need|i need|you (?:may|might|could) (?:want|need)"
     rf"|feel free)\b.*"
     rf"|(?:sorry|i(?:['’]m| am) sorry|i apologi[sz]e)(?: for .*)?"
-    rf"|(?:the )?(?:previous |updated |current |existing )?summary (?:is|remains|stays|should remain)"
-    rf" (?:unchanged|the same|empty|as is).*"
+    rf"|(?:the )?(?:previous |updated |current |existing )?summary (?:is|remains|stays)"
+    rf" (?:unchanged|the same|empty|as is)"
     rf"|{_THE_TEXT} (?:only|mainly|primarily|mostly|merely|just|simply|instead) .*"
     rf"|(?:{_THE_TEXT}|it) (?:discusses|focuses on|is about|talks about|deals with)\b.*"
     rf"|(?:only|instead|it (?:only|mainly|just|instead))\b.*)",
@@ -153,7 +169,7 @@ _OFFER = re.compile(
 )
 _CLAUSES = re.compile(
     r"[,;:]?\s+(?:but|although|though|whereas|nevertheless)\s+|;\s*(?:however,?)?\s*"
-    r"|,\s+(?:so|and|yet|however|only|thus|therefore)[,]?\s+|\s+[—–]+\s+|\s+--\s+",
+    r"|,\s+(?:so|and|yet|however|only|thus|therefore|as|since|because)[,]?\s+|\s+[—–]+\s+|\s+--\s+",
     _NO_CASE,
 )
 _MARKUP = re.compile(r"\A(?:[-*•–#>\s]|\d{1,3}[.)]\s)+|[*_`\"“”]")

@@ -1,0 +1,203 @@
+"""Showing an answer: in a terminal (rich), as plain text, and as HTML.
+
+Text of documents and models is data here: control characters are taken out, markup is neither
+read in the terminal nor in HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from reader.answers import Answer, Citation, Coverage
+
+_SHOWN = 320  # characters of a cited passage that are shown; longer ones lose their middle
+_CELLS = 60  # cells of the coverage strip
+
+_STATUS = {
+    "answered": "answered",
+    "not_found": "not found: the document does not say",
+    "partial": "partial: not everything was read",
+}
+_MATCH = {
+    "exact": "word for word",
+    "near": "nearly word for word",
+    "elsewhere": "found elsewhere than where it was read",
+}
+# The outcome that a reader must not miss stands first: it wins the cell.
+_BLOCKS = {"failed": "×", "unread": "▒", "skipped": "░", "read": "█"}  # noqa: RUF001
+_STYLES = {"failed": "bold red", "unread": "yellow", "skipped": "dim", "read": "green"}
+_OPACITY = {"failed": 0.0, "unread": 0.35, "skipped": 0.12, "read": 0.8}
+
+# C0 and C1 controls but tab and line feed, and the marks that reorder text.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def safe(text: str) -> str:
+    """Text without characters that steer a terminal or turn the direction of writing."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def answer_panel(answer: Answer) -> Group:
+    """The answer with status, citations, coverage and cost, for a rich console."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.panel import Panel
+    from rich.text import Text
+
+    style = {"answered": "green", "partial": "yellow", "not_found": "red"}[answer.status]
+    body = [
+        Panel(
+            Text(safe(answer.text) or "(no text)"),
+            title=Text(_STATUS[answer.status], style=style),
+            title_align="left",
+            border_style=style,
+        )
+    ]
+    lines: list[Text | Padding] = []
+    for number, citation in enumerate(answer.citations, 1):
+        head = Text.assemble((f"[{number}] ", "bold"), (safe(_place(citation)), "dim"))
+        lines += [head, Padding(Text(f"“{_shown(citation.text)}”", style="italic"), (0, 0, 0, 4))]
+    if answer.coverage.chunks:
+        strip = Text()
+        for outcome in _strip(answer.coverage):
+            strip.append(_BLOCKS[outcome], style=_STYLES[outcome])
+        lines += [strip, Text(_coverage(answer.coverage), style="dim")]
+    lines += [Text(f"! {safe(warning)}", style="yellow") for warning in _warnings(answer)]
+    lines.append(Text(_cost(answer), style="dim"))
+    return Group(*body, *lines)
+
+
+def answer_text(answer: Answer, width: int = 88) -> str:
+    """The same without colours."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    out = StringIO()
+    Console(file=out, width=width, color_system=None, force_terminal=False).print(
+        answer_panel(answer)
+    )
+    return out.getvalue().rstrip("\n")
+
+
+def answer_html(answer: Answer) -> str:
+    """The same as one HTML element: no script, no colours but those of the page around it."""
+    parts = [
+        f"<p><small>{_escaped(_STATUS[answer.status])}</small></p>",
+        f'<p style="white-space:pre-wrap;font-size:1.1em">{_escaped(answer.text)}</p>',
+    ]
+    if answer.citations:
+        items = (
+            f"<li><small>{_escaped(_place(c))}</small>"
+            '<blockquote style="margin:.2em 0 .6em 0;padding-left:.8em;white-space:pre-wrap;'
+            f'border-left:3px solid currentColor">{_escaped(_shown(c.text))}</blockquote></li>'
+            for c in answer.citations
+        )
+        parts.append(f"<ol>{''.join(items)}</ol>")
+    if answer.coverage.chunks:
+        # A failed stretch is a gap with an outline: it needs no colour to be seen.
+        cells = "".join(
+            '<span style="display:inline-block;box-sizing:border-box;width:8px;height:12px;'
+            + (
+                'border:1px solid currentColor"'
+                if outcome == "failed"
+                else f'background:currentColor;opacity:{_OPACITY[outcome]}"'
+            )
+            + f' title="{outcome}"></span>'
+            for outcome in _strip(answer.coverage)
+        )
+        parts.append(f"<div>{cells}</div><small>{_escaped(_coverage(answer.coverage))}</small>")
+    parts += [f"<p><small>! {_escaped(w)}</small></p>" for w in _warnings(answer)]
+    parts.append(f"<p><small>{_escaped(_cost(answer))}</small></p>")
+    return f'<div style="max-width:50em;text-align:left">{"".join(parts)}</div>'
+
+
+def _escaped(text: str) -> str:
+    return escape(safe(text))
+
+
+def _place(citation: Citation) -> str:
+    """Where a citation stands, in words."""
+    places = [
+        citation.document or "",
+        f"page {citation.page}" if citation.page is not None else "",
+        " ".join(citation.section.split()) if citation.section else "",
+        f"characters {citation.start:,}-{citation.end:,}",
+        _MATCH[citation.match],
+    ]
+    return " · ".join(filter(None, places))
+
+
+def _shown(passage: str) -> str:
+    """A passage on one line; the range beside it says how long it is."""
+    words = " ".join(safe(passage).split())
+    half = _SHOWN // 2
+    if len(words) <= _SHOWN:
+        return words
+    return f"{words[:half].rstrip()} […] {words[-half:].lstrip()}"
+
+
+def _strip(coverage: Coverage) -> list[str]:
+    """The outcome for each cell of the strip."""
+    first = min(c.start for c in coverage.chunks)
+    length = max(max(c.end for c in coverage.chunks) - first, 1)
+    cells: list[set[str]] = [set() for _ in range(_CELLS)]
+    for chunk in coverage.chunks:
+        begin = (chunk.start - first) * _CELLS // length
+        end = max(-((first - chunk.end) * _CELLS // length), begin + 1)
+        for cell in cells[begin:end]:
+            cell.add(chunk.outcome)
+    return [next((o for o in _BLOCKS if o in cell), "skipped") for cell in cells]
+
+
+def _coverage(coverage: Coverage) -> str:
+    total = len(coverage.chunks)
+    # Rounding must not turn a gap into "all".
+    percent = int(coverage.share * 100) if coverage.share < 1 else 100
+    others = [
+        f"{count} {name}"
+        for count, name in (
+            (coverage.skipped, "skipped"),
+            (coverage.unread, "gave nothing usable"),
+            (coverage.failed, "failed"),
+        )
+        if count
+    ]
+    read = f"read {coverage.read} of {total} chunks, {percent}% of the text"
+    return ", ".join([read, *others])
+
+
+def _warnings(answer: Answer) -> list[str]:
+    trace = answer.trace
+    if not trace.invented_quotes:
+        return list(trace.warnings)
+    dropped = (
+        f"{trace.invented_quotes} of {trace.checked_quotes} quotes by the model are not in the"
+        " document and were dropped"
+    )
+    return [*trace.warnings, dropped]
+
+
+def _cost(answer: Answer) -> str:
+    usage = answer.usage
+    if usage.cost is None:
+        money = "price not known"
+    else:
+        money = "no charge" if usage.cost == 0 else f"${usage.cost:.{2 if usage.cost >= 1 else 4}f}"
+    cached = f" ({usage.cached_calls} more from the store)" if usage.cached_calls else ""
+    parts = [
+        " ".join(filter(None, [answer.strategy, "with" if answer.model else "", answer.model])),
+        f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}{cached}",
+        f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out",
+        f"{usage.seconds:.1f} s",
+        f"{usage.depth} in series",
+        money,
+    ]
+    return " · ".join(filter(None, map(safe, parts)))
