@@ -1,0 +1,1 @@
+"""Evaluation of reading strategies against long-document question sets."""

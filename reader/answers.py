@@ -30,6 +30,8 @@ StepLevel: TypeAlias = Literal[
     "joined",
     "split",
     "unchanged",
+    "kept",
+    "direct",
     "failed",
 ]
 

@@ -86,18 +86,20 @@ def ask(
 
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, concurrency)
-    with TerminalProgress(enabled=not quiet) as progress:
-        with Reader(model, store=store, on_download=progress.download) as reader:
-            answer = reader.answer(
-                docs,
-                question,
-                strategy,
-                choices=choice,
-                budget=budget,
-                deadline=deadline,
-                on_event=progress,
-                **options,
-            )
+    with (
+        TerminalProgress(enabled=not quiet) as progress,
+        Reader(model, store=store, on_download=progress.download) as reader,
+    ):
+        answer = reader.answer(
+            docs,
+            question,
+            strategy,
+            choices=choice,
+            budget=budget,
+            deadline=deadline,
+            on_event=progress,
+            **options,
+        )
     _show(answer, as_json)
 
 
@@ -120,9 +122,11 @@ def estimate(
 
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, None)
-    with TerminalProgress() as progress:
-        with Reader(model, store=store, on_download=progress.download) as reader:
-            found = reader.estimate(docs, question, strategy, choices=choice, **options)
+    with (
+        TerminalProgress() as progress,
+        Reader(model, store=store, on_download=progress.download) as reader,
+    ):
+        found = reader.estimate(docs, question, strategy, choices=choice, **options)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
@@ -267,9 +271,10 @@ def resume_run(
     run = kept.run(run_id)
     if run is None:
         raise RunNotFound(f"There is no run {run_id!r} in the store.")
-    with TerminalProgress() as progress, Reader(
-        model or run.call["model"], store=kept, on_download=progress.download
-    ) as reader:
+    with (
+        TerminalProgress() as progress,
+        Reader(model or run.call["model"], store=kept, on_download=progress.download) as reader,
+    ):
         answer = reader.resume(run.id, on_event=progress, budget=budget, deadline=deadline)
     _show(answer, as_json)
 
@@ -324,14 +329,8 @@ def _options(
         if not equals:
             raise InvalidOption(f"Option {pair!r} is not NAME=VALUE.", hint="")
         options[name.strip().replace("-", "_")] = value
-    for name, number in (
-        ("window", window),
-        ("chunk_tokens", chunk_tokens),
-        ("concurrency", concurrency),
-    ):
-        if number is not None:
-            options[name] = number
-    return options
+    shared = {"window": window, "chunk_tokens": chunk_tokens, "concurrency": concurrency}
+    return options | {name: number for name, number in shared.items() if number is not None}
 
 
 def _show(answer: Answer, as_json: bool) -> None:

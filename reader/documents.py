@@ -247,7 +247,9 @@ class Document:
         return f"<Document {self.name!r}: {size}, sha256 {self.sha256[:12]}>"
 
 
-Source: TypeAlias = Union[Document, str, "os.PathLike[str]", bytes, "Sequence[Source]"]
+Source: TypeAlias = Union[
+    Document, str, "os.PathLike[str]", bytes, bytearray, memoryview, "Sequence[Source]"
+]
 
 
 def _holding(ranges: tuple[_Range, ...], position: int) -> _Range | None:

@@ -46,7 +46,7 @@ class StrategyOptions(BaseModel):
     concurrency: int | None = Field(default=None, ge=1, description="calls in flight at once")
 
 
-O = TypeVar("O", bound=StrategyOptions)
+OptionsT = TypeVar("OptionsT", bound=StrategyOptions)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class Closing:
     read_completion_tokens: int
 
 
-class Strategy(ABC, Generic[O]):
+class Strategy(ABC, Generic[OptionsT]):
     """One reading method: its options, its preparation, its state machine."""
 
     name: ClassVar[str]

@@ -1,0 +1,1 @@
+"""Reading strategies, one a module, found through the entry points ``reader.strategies``."""

@@ -218,7 +218,7 @@ async def worker(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
     direct = plan.options.direct_when_fits and len(reading.chunks) == 1
     notes: list[tuple[int, dict[str, Any]]] = []
     if direct:
-        notes.append((0, as_note(reading.chunks[0], Unit(level="direct"), [], 0)))
+        notes.append((0, as_note(reading.chunks[0], Unit(level="direct"))))
     until = time.monotonic() + SLICE_SECONDS
     try:
         while pos < len(order) and reading.ledger.stopped_by is None and not direct:
@@ -227,9 +227,9 @@ async def worker(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
                 after = await read_chunk(reading, plan.form, unit, chunk, seed)
             except LimitReached:
                 break
-            found, invented = check_quotes(plan.finder, after.quotes, chunk)
+            found = standing(plan.finder, after.quotes, chunk)
             quotes = (quotes + [q for q in found if q not in quotes])[-12:]
-            notes.append((pos, as_note(chunk, after, found, invented)))
+            notes.append((pos, as_note(chunk, after)))
             tell(reading, chunk, unit, after, path)
             failures = failures + 1 if after.outcome == "failed" else 0
             if failures >= MAX_FAILURES:
@@ -255,12 +255,10 @@ async def worker(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
     )
 
 
-def check_quotes(
-    finder: QuoteFinder, quotes: tuple[str, ...], chunk: Chunk
-) -> tuple[list[list[int]], int]:
-    """Ranges of the quotes that stand in the document, and the number of invented ones."""
+def standing(finder: QuoteFinder, quotes: tuple[str, ...], chunk: Chunk) -> list[list[int]]:
+    """Ranges of the quotes that stand in the document; the others never reach the manager."""
     matches = [finder.find(quote, within=(chunk.start, chunk.end)) for quote in quotes]
-    return [[m.start, m.end] for m in matches if m], sum(m is None for m in matches)
+    return [[m.start, m.end] for m in matches if m]
 
 
 def tell(reading: Reading, chunk: Chunk, before: Unit, after: Unit, path: int) -> None:
@@ -349,12 +347,19 @@ def chunk_statuses(chunks: Any, notes: list[dict[str, Any]]) -> tuple[ChunkStatu
 
 
 def claims(notes: list[dict[str, Any]], cu: str) -> tuple[Claim, ...]:
-    """What the workers of the path claim: their checked quotes, and what the last unit says."""
-    found = []
+    """What the workers of the path quote, and what the last unit says.
+
+    A sentence of the last unit is looked for in the chunk at which it was first written.
+    """
+    found = [
+        Claim(quote=quote, within=(note["start"], note["end"]))
+        for note in notes
+        for quote in note["quotes"]
+    ]
     for candidate in candidates(cu):
         home = next((n for n in notes if candidate.text in n["text"]), None)
         within = (home["start"], home["end"]) if home else None
-        found.append(Claim(quote=candidate.text, claimed=candidate.claimed, within=within))
+        found.append(Claim(candidate.text, candidate.claimed, within))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""What a chain-of-agents run fixes before its first call: options, budget of tokens, prompts, orders.
+"""What a chain-of-agents run fixes before its first call: options, token budget, prompts, orders.
 
 Sections 3.1 and 4 of Zhang et al., arXiv 2406.02818.
 """

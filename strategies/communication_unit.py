@@ -98,7 +98,6 @@ class Unit:
         quotes: Quotes that the worker claims, not yet checked.
         written: Tokens of the worker's reply.
         reason: Why the chunk is unread or failed, in words.
-        seed: Sampling seed of the path.
     """
 
     text: str = ""
@@ -319,7 +318,7 @@ def _to_size(text: str, tokens: int) -> str:
     return text if len(text) <= room else text[-room:].split(" ", 1)[-1]
 
 
-def as_note(chunk: Chunk, unit: Unit, quotes: list[list[int]], invented: int) -> dict[str, Any]:
+def as_note(chunk: Chunk, unit: Unit) -> dict[str, Any]:
     """The unit as the store keeps it."""
     return {
         "chunk": chunk.index,
@@ -331,6 +330,5 @@ def as_note(chunk: Chunk, unit: Unit, quotes: list[list[int]], invented: int) ->
         "finish_reason": unit.finish_reason,
         "level": unit.level,
         "reason": unit.reason,
-        "quotes": quotes,
-        "invented": invented,
+        "quotes": list(unit.quotes),
     }

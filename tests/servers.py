@@ -1,6 +1,6 @@
 """A real HTTP server on this machine that speaks like a model server, and misbehaves on request.
 
-with FaultServer([rate_limited(retry_after="2"), ok("hello")]) as server:
+with LocalServer([rate_limited(retry_after="2"), ok("hello")]) as server:
     ...  # server.url, server.calls, server.max_in_flight
 
 Each chat call takes the next reply of the script, then the default one. For benchmarks
@@ -150,7 +150,7 @@ def context_overflow(dialect: str = "vllm") -> Reply:
     return failing(400, OVERFLOWS[dialect], type="invalid_request_error")
 
 
-class FaultServer:
+class LocalServer:
     """An HTTP/1.1 server with kept-alive connections, in a thread with a loop of its own.
 
     Args:
@@ -274,7 +274,7 @@ def _rendered(messages: list[dict[str, str]]) -> str:
 class _Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
-    def __init__(self, server: FaultServer) -> None:
+    def __init__(self, server: LocalServer) -> None:
         self.server = server
         self.buffer = bytearray()
         self.waiting: asyncio.TimerHandle | None = None
@@ -363,7 +363,7 @@ class _Connection(asyncio.Protocol):
 
 def main() -> None:
     """Serve a fixed reply at a port after a delay in seconds."""
-    server = FaultServer(
+    server = LocalServer(
         default=ok("The summary so far is fine. " * 10),
         port=int(sys.argv[1]),
         delay=float(sys.argv[2]),

@@ -275,7 +275,14 @@ def test_replies_with_content_are_no_refusals(text):
 
 def test_long_replies_are_read_in_linear_time():
     # would not end within the life of the test run if a pattern backtracked badly
-    for unit in ("the text ", "as the, ", "there is no , ", "based on the text, ", "<think>", "a. "):
+    for unit in (
+        "the text ",
+        "as the, ",
+        "there is no , ",
+        "based on the text, ",
+        "<think>",
+        "a. ",
+    ):
         text = unit * 2000
         says_nothing_found(text)
         is_refusal_or_empty(text)
@@ -287,7 +294,9 @@ class TestSentences:
         return [text[a:b] for a, b in sentences(text)]
 
     def test_ends(self):
-        text = 'He came. "Did he?" she asked. Yes! They left…  Then 3.5 miles on, e.g. west, Mr. Fox'
+        text = (
+            'He came. "Did he?" she asked. Yes! They left…  Then 3.5 miles on, e.g. west, Mr. Fox'
+        )
         assert self.pieces(text) == [
             "He came.",
             '"Did he?" she asked.',

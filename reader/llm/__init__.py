@@ -1,0 +1,1 @@
+"""The model client: one protocol, its transports and its layers."""

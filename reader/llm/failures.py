@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from reader.errors import (
@@ -38,7 +39,11 @@ OVERFLOW = re.compile(
     r"|max_tokens must be at least 1, got -",
     re.IGNORECASE,
 )
-UNREACHED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL", "ProxyError"}
+# By name, since the openai client runs on httpx, httpx2 or aiohttp. aiohttp's errors come wrapped in
+# httpx's, where a lost connection and one that was never made look alike: so the first ones decide.
+UNREACHED = {"ClientConnectorError", "ConnectionTimeoutError", "UnsupportedProtocol", "ProxyError"}
+LOST = {"ClientOSError", "ServerDisconnectedError", "ClientPayloadError"}
+UNREACHED_BY_HTTPX = {"ConnectError", "ConnectTimeout"}
 QUOTED = 24
 SHOWN = 200
 
@@ -47,7 +52,7 @@ def translate(error: Exception, address: str, request: ChatRequest | None = None
     """The error of this library for one that a call through the openai client raised.
 
     Args:
-        error: An ``openai.OpenAIError``, ``TimeoutError`` or JSON ``ValueError``.
+        error: One of ``kinds()``.
         address: The server, for the message.
         request: The request, so that its text can be kept out of the message.
     """
@@ -55,9 +60,11 @@ def translate(error: Exception, address: str, request: ChatRequest | None = None
 
     if isinstance(error, openai.APIStatusError):
         return _from_status(error, address, request)
-    cause = type(error.__cause__).__name__
-    if cause in UNREACHED:
+    causes = _causes(error)
+    if causes & UNREACHED or (causes & UNREACHED_BY_HTTPX and not causes & LOST):
         return ModelUnavailable(f"No server answers at {address}.")
+    if causes & LOST:
+        return BadReply(f"{address} closed the connection before its reply was complete.")
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return ModelTimeout(f"No reply from {address} within the time for one call.")
     if isinstance(error, openai.APIConnectionError):
@@ -72,6 +79,29 @@ def translate(error: Exception, address: str, request: ChatRequest | None = None
     if isinstance(error, openai.APIError):
         return from_body(error.body, address, request)
     return BadReply(f"The reply of {address} is not a chat completion.")
+
+
+@cache
+def kinds() -> tuple[type[Exception], ...]:
+    """What a call through the openai client raises, in its own words and in its transports'."""
+    import openai
+
+    own = (openai.OpenAIError, TimeoutError, json.JSONDecodeError, UnicodeError)
+    try:
+        import aiohttp
+    except ImportError:
+        return own
+    return (*own, aiohttp.ClientError)
+
+
+def _causes(error: BaseException) -> set[str]:
+    """Names of the classes of an error and of those that it came from."""
+    names: set[str] = set()
+    current: BaseException | None = error
+    while current is not None:
+        names.update(kind.__name__ for kind in type(current).__mro__)
+        current = current.__cause__
+    return names
 
 
 def from_body(body: object, address: str, request: ChatRequest | None) -> ModelError:

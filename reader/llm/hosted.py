@@ -76,19 +76,12 @@ class HostedModel(ServedModel):
         Raises:
             AuthenticationFailed: there is no key.
         """
-        from openai import AsyncOpenAI, Timeout
-
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
         if not key:
             raise AuthenticationFailed(
                 "OpenAI's models need an API key.", hint="Set OPENAI_API_KEY and call again."
             )
-        return AsyncOpenAI(
-            base_url=self._base_url,
-            api_key=key,
-            timeout=Timeout(self._timeout, connect=self._connect_timeout),
-            max_retries=0,
-        )
+        return self.connect(key)
 
     async def _describe(self) -> ModelInfo:
         from reader.tokens import counter_for_openai

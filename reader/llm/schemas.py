@@ -21,7 +21,9 @@ def plain_schema(form: Any) -> dict[str, Any]:
     definitions = schema.pop("$defs", {})
     inlined: dict[str, Any] = _inline(schema, definitions, ())
     if '"$ref"' in json.dumps(inlined):
-        inlined["$defs"] = {name: _inline(d, definitions, (name,)) for name, d in definitions.items()}
+        inlined["$defs"] = {
+            name: _inline(d, definitions, (name,)) for name, d in definitions.items()
+        }
     return inlined
 
 
