@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     Source: TypeAlias = Document | str | os.PathLike[str] | bytes | Sequence[Any]
 
 T = TypeVar("T")
+INTERRUPT_SECONDS = 5.0
 BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
 
 
@@ -92,7 +94,7 @@ class Reader:
         **options: Any,
     ) -> Answer:
         """See ``answer``."""
-        call = _call(doc, question, strategy, choices, budget, deadline, options)
+        call = await _call(doc, question, strategy, choices, budget, deadline, options)
         emit = on_event or ignore
         shared = await self._share(call)
         known = known_answer(call, shared)
@@ -131,7 +133,7 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """See ``estimate``."""
-        call = _call(doc, question, strategy, choices, None, None, options)
+        call = await _call(doc, question, strategy, choices, None, None, options)
         return await estimate_call(call, await self._share(call))
 
     async def aresume(self, run_id: str, *, on_event: Emit | None = None, **limits: Any) -> Answer:
@@ -292,19 +294,23 @@ class Reader:
         return self._portal
 
     def _sync(self, function: Callable[[], Awaitable[T]]) -> T:
-        future = self._start().start_task_soon(function)
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                return await function()
+            finally:
+                ended.set()
+
+        future = self._start().start_task_soon(run)
         try:
             return future.result()
         except BaseException:
             # Ctrl-C arrives here, in the caller's thread: stop the run and let it write down
             # where it stands before the exception goes on.
-            if future.cancel() or not future.done():
-                self._wait_idle()
+            if future.cancel():
+                ended.wait(INTERRUPT_SECONDS)
             raise
-
-    def _wait_idle(self) -> None:
-        if self._portal is not None:
-            self._portal.call(asyncio.sleep, 0.05)
 
     async def _share(self, call: Call) -> Shared:
         """What runs share on this event loop; limits of concurrency are part of it."""
@@ -326,7 +332,7 @@ class Reader:
         return kept[wanted]
 
 
-def _call(
+async def _call(
     doc: Source,
     question: str | None,
     strategy: str,
@@ -345,13 +351,17 @@ def _call(
     if deadline is not None and deadline <= 0:
         raise InvalidOption("deadline must be above 0 seconds.", hint="")
     kind = find_strategy(strategy)
+    read = read_options(kind, options)
+    limits = _budget(budget)
+    if not isinstance(doc, Document):
+        doc = await asyncio.to_thread(Document.load, doc)
     return Call(
         strategy=kind,
-        options=read_options(kind, options),
-        document=Document.load(doc),
+        options=read,
+        document=doc,
         question=question.strip() if question is not None else None,
         choices=tuple(choices or ()),
-        budget=_budget(budget),
+        budget=limits,
         deadline=deadline,
     )
 

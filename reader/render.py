@@ -29,7 +29,7 @@ _MATCH = {
     "elsewhere": "found elsewhere than where it was read",
 }
 # The outcome that a reader must not miss stands first: it wins the cell.
-_BLOCKS = {"failed": "×", "unread": "▒", "skipped": "░", "read": "█"}  # noqa: RUF001
+_BLOCKS = {"failed": "X", "unread": "▒", "skipped": "░", "read": "█"}
 _STYLES = {"failed": "bold red", "unread": "yellow", "skipped": "dim", "read": "green"}
 _OPACITY = {"failed": 0.0, "unread": 0.35, "skipped": 0.12, "read": 0.8}
 

@@ -18,19 +18,11 @@ from reader.errors import InvalidOption
 SAME = 0.8
 """Token F1 from which two answers say the same."""
 
-_UNITS = {
-    word: value
-    for value, word in enumerate(
-        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
-        fifteen sixteen seventeen eighteen nineteen""".split()
-    )
-}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
-    )
-}
+_TO_NINETEEN = """zero one two three four five six seven eight nine ten eleven twelve thirteen
+fourteen fifteen sixteen seventeen eighteen nineteen"""
+_BY_TEN = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = {word: value for value, word in enumerate(_TO_NINETEEN.split())}
+_TENS = {word: 10 * value for value, word in enumerate(_BY_TEN.split(), start=2)}
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _ARTICLES = frozenset({"a", "an", "the"})
 _NEGATIONS = frozenset({"not", "no", "never", "none", "nobody", "neither", "nor", "without"})
@@ -72,8 +64,8 @@ def normalise(answer: str) -> str:
 
 def _tokens(answer: str) -> list[str]:
     text = unicodedata.normalize("NFKC", answer).casefold()
-    text = re.sub(r"n['’]t\b", "n not", text).replace("ca not", "can not")
-    text = re.sub(r"(?<=\w)['’](?=\w)", "", text).replace("%", " percent ")
+    text = re.sub(r"n['\u2019]t\b", "n not", text).replace("ca not", "can not")
+    text = re.sub(r"(?<=\w)['\u2019](?=\w)", "", text).replace("%", " percent ")
     words = [w for w in _TOKEN.findall(text) if w not in _ARTICLES]
     return _with_digits([_plain_number(w) if w[0].isdigit() else w for w in words])
 

@@ -1,4 +1,4 @@
-"""Models for tests: they answer from a script or a function, count words as tokens, and cost nothing.
+"""Models for tests: they answer from a script or a function and count words as tokens.
 
     model = ScriptedModel(["Anna rules.", "Anna"])
     answer = reader.answer(document, "Who rules?", model=model, store=tmp_path)
@@ -51,7 +51,7 @@ class WordCounter:
         return None
 
 
-class ScriptExhausted(AssertionError):
+class ScriptExhaustedError(AssertionError):
     """A scripted model was asked more often than it has replies. Not one of the library's errors,
     so no strategy takes it for a failed call.
     """
@@ -154,7 +154,7 @@ class ScriptedModel(FunctionModel):
         options: As for ``FunctionModel``.
 
     Raises:
-        ScriptExhausted: from ``generate``, after the last reply.
+        ScriptExhaustedError: from ``generate``, after the last reply.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class ScriptedModel(FunctionModel):
         if self._repeat_last and self._replies:
             at = min(at, len(self._replies) - 1)
         if at >= len(self._replies):
-            raise ScriptExhausted(
+            raise ScriptExhaustedError(
                 f"Call {self._at + 1} ({request.purpose or 'no purpose named'}) has no reply:"
                 f" the script holds {len(self._replies)}."
             )

@@ -127,6 +127,10 @@ def hung_up() -> Reply:
     return Reply(sent=-1)
 
 
+def not_http() -> Reply:
+    return Reply(b"220 mail.example ESMTP\r\n", status=0)
+
+
 def wrong_key() -> Reply:
     return failing(401, "Incorrect API key provided: sk-secret.", code="invalid_api_key")
 
@@ -327,6 +331,10 @@ class _Connection(asyncio.Protocol):
         self.server.in_flight -= 1
         if reply.sent == -1:
             self.transport.abort()
+            return
+        if reply.status == 0:
+            self.transport.write(reply.body)
+            self.transport.close()
             return
         head = f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Failed')}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in reply.headers)

@@ -69,7 +69,7 @@ class Script:
 
 def run(script: Script, store: Store, doc: str | None = None, question: Any = "Q?", **options: Any):
     options.setdefault("chunk_tokens", CHUNK)
-    model = FunctionModel(script, window=options.pop("model_window", 2048))
+    model = FunctionModel(script, window=options.pop("model_window", 2048), identity="script")
     with Reader(model, store=store) as reader:
         return reader.answer(doc or tale(), question, **options)
 
@@ -493,7 +493,7 @@ def test_chunk_tokens_that_do_not_fit_are_refused_with_the_number_that_does(stor
 
 
 def test_events_tell_the_whole_story_with_true_totals(store):
-    with Reader(FunctionModel(Script(), window=2048), store=store) as reader:
+    with Reader(FunctionModel(Script(), window=2048, identity="script"), store=store) as reader:
         events = list(reader.stream(tale(), "Q?", chunk_tokens=CHUNK))
     assert isinstance(events[0], RunStarted)
     assert isinstance(events[-1], Done)
@@ -505,7 +505,7 @@ def test_events_tell_the_whole_story_with_true_totals(store):
 
 
 def test_the_estimate_is_close_to_what_a_run_uses(store):
-    with Reader(FunctionModel(Script(), window=2048), store=store) as reader:
+    with Reader(FunctionModel(Script(), window=2048, identity="script"), store=store) as reader:
         reader.answer(tale(4), "Another question?", chunk_tokens=CHUNK)
         expected = reader.estimate(tale(30), "Q?", chunk_tokens=CHUNK)
         used = reader.answer(tale(30), "Q?", chunk_tokens=CHUNK).usage

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reader.documents import Document
 from reader.evidence import Candidate, Claim, QuoteFinder, candidates, cite, quoted_strings
-from reader.folding import Folded
+from reader.folding import Folded, content_words
 
 # From Benjamin Franklin's autobiography, with the line breaks and signs of a typeset book.
 ROLLS = """\
@@ -46,12 +46,18 @@ def plain(text: str) -> str:
     ("quote", "passage"),
     [
         ("three great puffy rolls", "three great puffy rolls"),
-        ("three great puffy rolls. I was surpris'd", "three great puffy rolls.  I was surpris\u2019d"),
+        (
+            "three great puffy rolls. I was surpris'd",
+            "three great puffy rolls.  I was surpris\u2019d",
+        ),
         ('"about a shilling in copper."', "about a shilling in cop-\nper."),
         ("stuff'd out with shirts and stockings", "stuff\u2019d out with shirts and\nstockings"),
         ("\u2018three-penny loaf\u2019", "three-penny loaf"),
         ("threepenny loaf", "three-penny loaf"),
-        ("walk\u2019d off with a roll under each arm.", "walk\u2019d off with a\nroll under each arm"),
+        (
+            "walk\u2019d off with a roll under each arm.",
+            "walk\u2019d off with a\nroll under each arm",
+        ),
     ],
 )
 def test_exact_whatever_the_white_space_and_the_signs(quote, passage):
@@ -72,7 +78,9 @@ def test_near_is_snapped_to_words():
     match = finder.find("He gave me, acordingly, three great pufy roll", within=FIRST)
     assert match is not None
     assert match.kind == "near"
-    assert plain(TALE[match.start : match.end]) == "He gave me, accordingly, three great puffy rolls"
+    assert (
+        plain(TALE[match.start : match.end]) == "He gave me, accordingly, three great puffy rolls"
+    )
     assert 87 <= match.score < 100
 
 
@@ -185,10 +193,13 @@ def test_a_near_piece_makes_the_whole_near():
 
 # Any text -----------------------------------------------------------------------------------
 
-word = st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz\u00e4\u00e9\u00f1\ufb01"), min_size=2, max_size=9)
-gap = st.sampled_from(
-    [" ", " ", " ", "\n", "  ", "\r\n", "\n\n", "\u00a0", ", ", "-", "-\n", "\u2014", " -- ", " \u201c", "\u2019"]
-    + ["\u2026 ", "... ", "\u00ad", "\u200b ", "1812\u20131815 ", ". "]
+word = st.text(
+    st.sampled_from("abcdefghijklmnopqrstuvwxyz\u00e4\u00e9\u00f1\ufb01"), min_size=2, max_size=9
+)
+gap = st.one_of(
+    st.sampled_from([" ", "\n", "  ", "\r\n", "\n\n", "\u00a0", ", ", ". ", "... ", "-", "-\n"]),
+    st.sampled_from(["\u2014", " -- ", " \u201c", "\u2019", "\u2026 ", "\u00ad", "\u200b "]),
+    st.sampled_from([" ", "\n", " 1812\u20131815 "]),
 )
 texts = st.lists(st.tuples(word, gap), min_size=12, max_size=60).map(
     lambda pairs: "".join(a + b for a, b in pairs)
@@ -199,11 +210,13 @@ texts = st.lists(st.tuples(word, gap), min_size=12, max_size=60).map(
 @settings(deadline=None)
 def test_any_substring_is_exact_and_its_range_reads_the_same(text, data):
     start = data.draw(st.integers(0, len(text) - 20))
-    end = data.draw(st.integers(start + 16, min(start + 120, len(text))))
+    end = data.draw(st.integers(start + 20, min(start + 120, len(text))))
     quote = text[start:end]
     found = QuoteFinder(text)
     # An ellipsis cut in two is another text.
     assume(not (quote.startswith(".") or quote.endswith(".")))
+    # A single cut word is too short to be found inside of another.
+    assume(len(content_words(plain(quote).strip(" -\"'*_"))) > 1)
     for within in (None, (0, len(text))):
         match = found.find(quote, within=within)
         assert match is not None
@@ -212,10 +225,13 @@ def test_any_substring_is_exact_and_its_range_reads_the_same(text, data):
         assert plain(text[match.start : match.end]).strip(edges) == plain(quote).strip(edges)
 
 
-@given(st.integers(0, 10**6), st.sampled_from("drop double swap".split()))
+NOUNS = "harbour lantern miller orchard garden basket shepherd window candle river"
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["drop", "double", "swap"]))
 @settings(deadline=None, max_examples=60)
 def test_a_few_wrong_characters_are_near(seed, damage):
-    words = "harbour lantern miller orchard garden basket shepherd window candle river".split()
+    words = NOUNS.split()
     text = " ".join(words[(seed // 7**i) % 10] + words[(seed // 3**i) % 7] for i in range(30))
     at = seed % (len(text) - 100)
     quote = text[at : at + 80]
@@ -225,8 +241,7 @@ def test_a_few_wrong_characters_are_near(seed, damage):
         quote = quote[:spot] + broken + quote[spot + 1 :]
     match = QuoteFinder(text).find(quote)
     assert match is not None
-    assert match.kind in ("near", "exact")
-    assert match.kind == "near" or quote.strip() in text
+    assert match.kind == ("exact" if plain(quote).strip() in text else "near")
     assert text[match.start : match.end] == text[match.start : match.end].strip()
 
 
@@ -282,11 +297,21 @@ def test_a_quote_of_common_words_is_found_where_its_words_stand_in_every_block()
 
 
 def test_text_without_spaces_between_words():
-    text = "\u6614\u8005\u838a\u5468\u5922\u70ba\u80e1\u8776\uff0c\u6829\u6829\u7136\u80e1\u8776\u4e5f\u3002\u81ea\u55bb\u9069\u5fd7\u8207\uff01\u4e0d\u77e5\u5468\u4e5f\u3002"
-    match = QuoteFinder(text * 2).find("\u6829\u6829\u7136\u80e1\u8776\u4e5f\u3002\u81ea\u55bb\u9069\u5fd7\u8207")
+    text = (
+        "\u6614\u8005\u838a\u5468\u5922\u70ba\u80e1\u8776\uff0c\u6829\u6829\u7136\u80e1"
+        "\u8776\u4e5f\u3002\u81ea\u55bb\u9069\u5fd7\u8207\uff01\u4e0d\u77e5\u5468\u4e5f\u3002"
+    )
+    match = QuoteFinder(text * 2).find(
+        "\u6829\u6829\u7136\u80e1\u8776\u4e5f\u3002\u81ea\u55bb\u9069\u5fd7\u8207"
+    )
     assert match is not None
     assert match.kind == "exact"
-    assert QuoteFinder(text).find("\u5317\u51a5\u6709\u9b5a\uff0c\u5176\u540d\u70ba\u9be4\u3002\u9be4\u4e4b\u5927") is None
+    assert (
+        QuoteFinder(text).find(
+            "\u5317\u51a5\u6709\u9b5a\uff0c\u5176\u540d\u70ba\u9be4\u3002\u9be4\u4e4b\u5927"
+        )
+        is None
+    )
 
 
 # Notes --------------------------------------------------------------------------------------
@@ -295,7 +320,7 @@ def test_text_without_spaces_between_words():
 def test_quoted_strings():
     note = (
         'The baker says "three great puffy rolls" and \u201cwas told they had none such\u201d.\n'
-        "Then \u00aba shilling in copper\u00bb, \u201ea roll under each arm\u201c; \"too short\".\n"
+        'Then \u00aba shilling in copper\u00bb, \u201ea roll under each arm\u201c; "too short".\n'
         "- Quote: I knew no soul nor where to look\n"
         '- **Quote:** "having no room in my pockets"\n'
         "2) Quotation 1: the quantity was great\n"
@@ -368,7 +393,9 @@ def test_what_supports_the_answer_comes_first_and_what_supports_nothing_goes():
         Claim("my pockets were stuff'd out with shirts"),
         Claim("He brought me to the Crooked Billet in Water-street"),
     ]
-    result = look_up(*claims, question="Where did he sleep, with what pockets?", answer="Crooked Billet")
+    result = look_up(
+        *claims, question="Where did he sleep, with what pockets?", answer="Crooked Billet"
+    )
     assert [c.text.split()[0] for c in result.citations] == ["He", "my"]
     alone = look_up(claims[0], question="Who?", answer="Nobody knows")
     assert len(alone.citations) == 1, "nothing else remains"
@@ -415,7 +442,9 @@ def test_at_most_so_many_citations_and_none_without_claims():
 
 
 def test_a_sentence_without_end_is_cited_in_part_only():
-    text = "and so the road went on, " * 60 + "past the mill of the red miller, " + "on and on, " * 90
+    text = (
+        "and so the road went on, " * 60 + "past the mill of the red miller, " + "on and on, " * 90
+    )
     document = Document.from_text(text)
     claim = Claim("The road went past the mill of the red miller on and on", claimed=False)
     result = cite(document, QuoteFinder(text), [claim], question="", answer="the mill")
@@ -431,5 +460,7 @@ def test_citations_name_document_page_and_section():
     (citation,) = cite(both, QuoteFinder(both.text), [claim], question="", answer="").citations
     assert citation.document == "two.md"
     assert citation.page is None
-    (alone,) = cite(one, QuoteFinder(one.text), [Claim("three great puffy")], question="", answer="").citations
+    (alone,) = cite(
+        one, QuoteFinder(one.text), [Claim("three great puffy")], question="", answer=""
+    ).citations
     assert alone.document is None

@@ -242,7 +242,7 @@ def test_no_text_breaks_the_tests_for_emptiness(text):
         "<think>no end",
         "```\n```",
         "I'm sorry, but I can't assist with that.",
-        "I’m sorry, but I cannot help with this request.",
+        "I\u2019m sorry, but I cannot help with this request.",
         "I cannot fulfill this request.",
         "As an AI language model, I cannot read documents.",
         "I am unable to process the text.",
@@ -321,7 +321,7 @@ class TestSentences:
         assert self.pieces("1. One.\n2. Two.") == ["1. One.", "2. Two."]
 
     def test_full_width_stops(self):
-        assert self.pieces("王来了。她走了！") == ["王来了。", "她走了！"]
+        assert self.pieces("王来了。她走了\uff01") == ["王来了。", "她走了\uff01"]
 
     @given(st.text() | st.lists(PIECES, max_size=20).map("".join))
     def test_ranges_hold_everything_but_blanks_in_order(self, text):

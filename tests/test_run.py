@@ -40,7 +40,7 @@ ARGUMENTS = {"chunk_tokens": 60}
 
 
 def model(reply: str = "Facts noted so far.", **options):
-    return FunctionModel(lambda request: reply, window=2048, **options)
+    return FunctionModel(lambda request: reply, window=2048, identity="model", **options)
 
 
 # Both faces ------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how)
         first.communicate()
         finished = {json.dumps(c) for c in server.calls}
         second = child(server, tmp_path / "s")
-        out, err = second.communicate()
+        _, err = second.communicate()
         assert second.returncode == 0, err
         bodies = [json.dumps(c) for c in server.calls]
     assert len(finished) >= 8
@@ -231,7 +231,7 @@ def test_money_is_counted_and_limited():
     [
         ({"question": "  "}, EmptyQuestion, "empty"),
         ({"doc": "missing/book.txt"}, DocumentNotFound, "book.txt"),
-        ({"doc": b"   "}, EmptyDocument, ""),
+        ({"doc": b"   "}, EmptyDocument, "text"),
         ({"strategy": "cao"}, UnknownStrategy, "'coa'"),
         ({"chunk_token": 60}, InvalidOption, "chunk_tokens"),
         ({"paths": "many"}, InvalidOption, "paths"),
@@ -250,7 +250,7 @@ def test_what_bad_input_gets(change, error, says):
 
 def test_no_server_at_the_address():
     with Reader("http://127.0.0.1:9/v1", store=False) as r:
-        with pytest.raises(ModelUnavailable, match="127.0.0.1:9"):
+        with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9"):
             r.answer(tale(2), "Q?")
 
 

@@ -78,6 +78,4 @@ def entry(name: str) -> CatalogueEntry:
     from rapidfuzz import process
 
     nearest = process.extractOne(name.lower(), list(by_name))[0]
-    raise UnknownModel(
-        f"The catalogue has no model {name!r}.", hint=f"The nearest is {nearest!r}."
-    )
+    raise UnknownModel(f"The catalogue has no model {name!r}.", hint=f"The nearest is {nearest!r}.")

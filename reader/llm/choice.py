@@ -21,11 +21,14 @@ _NEAR = 90.0  # rapidfuzz ratio from which a text is an option misspelt
 _MARGIN = 5.0  # by which it must beat the next option
 
 # A letter between marks, "(B)", "**B**", "B.", "B:", or alone; "A" before a word is an article.
-_LABEL = r"[\"'`*_\[({\s]*(?:option |choice |answer )?[\"'`*_\[({]*([A-Za-z])(?![\w'’])([\"'`*_\])}.:,;]*)"
+_LABEL = (
+    r"[\"'`*_\[({\s]*(?:option |choice |answer )?[\"'`*_\[({]*"
+    r"([A-Za-z])(?![\w'])([\"'`*_\])}.:,;]*)"
+)
 _EXPLICIT = re.compile(
     r"(?:\b(?:final |correct |best |right |my )*(?:answer|choice|option|selection|letter)\b"
     r"(?: (?:to|for) (?:the|this) question)?(?: (?:that|which) [\w ]{1,40}?)?"
-    r"\s*[*_\"']*\s*(?:is|would be|must be|should be|seems to be|:|=|-|–)+[\s:*]*"
+    r"\s*[*_\"']*\s*(?:is|would be|must be|should be|seems to be|:|=|-|\u2013)+[\s:*]*"
     r"|\b(?:i (?:would |will |'ll )?(?:choose|select|pick|go with)|therefore,?|\\boxed)\s*[:{]?\s*)"
     rf"{_LABEL}",
     re.IGNORECASE,
@@ -35,17 +38,19 @@ _LEADING = re.compile(
 )
 _BARE = re.compile(r"\A\W*([A-Za-z])\W*\Z")
 _MENTION = re.compile(
-    r"\b(?:option|choice|letter|answer)\s+[\"'`*(]*([A-Z])\b(?!['’])|\(([A-Z])\)", re.I
+    r"\b(?:option|choice|letter|answer)\s+[\"'`*(]*([A-Z])\b(?!')|\(([A-Z])\)", re.IGNORECASE
 )
-_ANOTHER = re.compile(r"\A\s*(?:or|and|/|,|&)\s*(?:option |choice )?[\"'`*(\[]*([A-Z])\b(?!['’])")
+_ANOTHER = re.compile(r"\A\s*(?:or|and|/|,|&)\s*(?:option |choice )?[\"'`*(\[]*([A-Z])\b(?!')")
 _REASON = re.compile(r"\A(?:because|as|since|is|and|for|which|due|given|based|according|the)\b")
 _DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|neither|nor|no|isn['’]t|wasn['’]t|cannot be|can['’]t be|than)\s+(?:\w+\s+){0,2}\W*\Z",
-    re.I,
+    r"\b(?:not|never|neither|nor|no|isn't|wasn't|cannot be|can't be|than)\s+"
+    r"(?:\w+\s+){0,2}\W*\Z",
+    re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"\A\W*(?:is|are|was|can|seems|would be)\s*(?:not|n['’]t|incorrect|wrong|false|ruled out|unlikely)",
-    re.I,
+    r"\A\W*(?:is|are|was|can|seems|would be)\s*"
+    r"(?:not|n't|incorrect|wrong|false|ruled out|unlikely)",
+    re.IGNORECASE,
 )
 _NEGATIONS = frozenset({"not", "no", "never", "none", "cannot", "neither", "nor", "without"})
 
@@ -105,7 +110,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
 def _parse(text: str, choices: Sequence[str]) -> tuple[int, bool] | None:
     """The index, and whether a letter named it."""
     known = labels(choices)
-    text = strip_reasoning(text).strip()
+    text = strip_reasoning(text).replace("\u2019", "'").strip()
     whole = _by_text(text, choices, exact=True)
     if whole is not None:
         return whole, False
@@ -163,7 +168,7 @@ def _letter(
     another = _ANOTHER.match(rest)
     if another and another[1] in known:
         return None
-    beside = _by_text(rest.split("\n")[0].strip(" -–:.)*"), choices, exact=True)
+    beside = _by_text(rest.split("\n")[0].strip(" -\u2013:.)*"), choices, exact=True)
     return None if beside not in (None, index) else (index, True)
 
 

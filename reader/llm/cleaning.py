@@ -34,11 +34,14 @@ _OPENER = (
     r"(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|alright|understood|got it"
     r"|no problem|great)"
 )
-_HERE_IS = rf"(?:here(?:'s|’s| is)|below is|this is)\s+(?:the|my|your|an?)\s+(?:{_QUALITY},?\s+)*"
+_HERE_IS = (
+    rf"(?:here(?:'s|\u2019s| is)|below is|this is)\s+(?:the|my|your|an?)\s+(?:{_QUALITY},?\s+)*"
+)
 _CHATTER = (
     # "Sure! Here is the updated summary of both parts:"
     re.compile(
-        rf"\A{_OPENER}\b[,.!]*\s+(?:here(?:'s|’s| is| are)|below is)\b[^\n:]{{0,120}}:\s*", _NO_CASE
+        rf"\A{_OPENER}\b[,.!]*\s+(?:here(?:'s|\u2019s| is| are)|below is)\b[^\n:]{{0,120}}:\s*",
+        _NO_CASE,
     ),
     # "Here is the updated summary:", and with more words only where the line ends there
     re.compile(rf"\A{_HERE_IS}{_PRODUCT}\s*:\s*", _NO_CASE),
@@ -109,9 +112,11 @@ _ABBREVIATION = re.compile(
     r"|\b[A-Z]|\b(?:e\.g|i\.e|a\.m|p\.m|al))\.\Z"
 )
 _LIST_NUMBER = re.compile(r"(?:\A|\n)[ \t]*(?:\d{1,3}|[A-Za-z])\.\Z")
-_CLOSERS = "\"'”’»)]*_"
-_END = re.compile(rf"[.!?…]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。！？]+[”’」』）]*")
-_BULLET = r"[ \t]*(?:[-*•–]|\d{1,3}[.)]|[A-Za-z]\))[ \t]+"
+_CLOSERS = "\"'\u201d\u2019»)]*_"
+_END = re.compile(
+    rf"[.!?…]+[{re.escape(_CLOSERS)}]*(?=\s|\Z)|[。\uff01\uff1f]+[\u201d\u2019」』\uff09]*"
+)
+_BULLET = r"[ \t]*(?:[-*•\u2013]|\d{1,3}[.)]|[A-Za-z]\))[ \t]+"
 _BREAK = re.compile(rf"\n\s*\n|\n(?={_BULLET})")
 
 
@@ -137,7 +142,7 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     if match[0] != ".":
         # after "?" or an ellipsis the same sentence may go on: '"Who?" asked the king.'
         following = text[match.end() : match.end() + 40].lstrip()
-        return match[0][0] in "。！？" or match[0][0] == "." or not following[:1].islower()
+        return match[0][0] in "。\uff01\uff1f" or match[0][0] == "." or not following[:1].islower()
     before = text[max(0, match.start() - 12) : match.end()]
     if _LIST_NUMBER.search(before):
         return False
@@ -182,22 +187,22 @@ def _is_own_line(text: str, start: int, end: int) -> bool:
 
 # --- content ----------------------------------------------------------------------------------
 
-_STOP_WORDS = frozenset(
-    """a about above after again against all also am an and any are as at be because been before
+_STOP_WORDS = """
+    a about above after again against all also am an and any are as at be because been before
     being below between both but by can cannot could did do does doing down during each few for
     from further had has have having he her here hers herself him himself his how i if in into is
     it its itself just me more most my myself no nor not now of off on once only or other our ours
     out over own same she should so some such than that the their theirs them themselves then
     there these they this those through to too under until up very was we were what when where
     which while who whom why will with would you your yours text passage summary document chunk
-    story information question mentioned states""".split()
-)
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+    story information question mentioned states
+"""
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
 def _content_words(text: str) -> set[str]:
-    words = (re.sub(r"['’]s\Z", "", w) for w in _WORD.findall(text.casefold()))
-    return {word for word in words if word not in _STOP_WORDS}
+    words = (re.sub(r"['\u2019]s\Z", "", w) for w in _WORD.findall(text.casefold()))
+    return set(words).difference(_STOP_WORDS.split())
 
 
 def content_overlap(a: str, b: str) -> float:

@@ -39,8 +39,8 @@ OVERFLOW = re.compile(
     r"|max_tokens must be at least 1, got -",
     re.IGNORECASE,
 )
-# By name, since the openai client runs on httpx, httpx2 or aiohttp. aiohttp's errors come wrapped in
-# httpx's, where a lost connection and one that was never made look alike: so the first ones decide.
+# By name, since the openai client runs on httpx, httpx2 or aiohttp. aiohttp's errors come wrapped
+# in httpx's, where a lost connection and one never made look alike: so aiohttp's decide.
 UNREACHED = {"ClientConnectorError", "ConnectionTimeoutError", "UnsupportedProtocol", "ProxyError"}
 LOST = {"ClientOSError", "ServerDisconnectedError", "ClientPayloadError"}
 UNREACHED_BY_HTTPX = {"ConnectError", "ConnectTimeout"}

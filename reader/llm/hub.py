@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reader.errors import DownloadFailed, UnknownModel
 from reader.llm.catalogue import HubFile
-from reader.llm.transfer import Transfer
+from reader.llm.transfer import Transfer, network_errors
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -25,18 +25,16 @@ def from_hub(source: HubFile, target: Path, transfer: Transfer, sha256: str | No
 
     Raises:
         UnknownModel: the hub has no such file, or does not show it to this user.
-        DownloadFailed: the hub's file is not the one expected.
-        OSError: the hub does not answer (also ``requests.RequestException``).
+        DownloadFailed: the hub does not answer, or its file is not the one expected.
     """
     import requests
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         RemoteEntryNotFoundError,
         RepositoryNotFoundError,
     )
-    from huggingface_hub.utils import build_hf_headers
 
     # Asked for here, since huggingface_hub reads it once, when imported.
     endpoint = os.environ.get("HF_ENDPOINT")
@@ -65,13 +63,11 @@ def from_hub(source: HubFile, target: Path, transfer: Transfer, sha256: str | No
         if sha256 is not None and told is not None and told != sha256:
             raise DownloadFailed(f"The model hub has another {source.file}: the SHA-256 differs.")
         transfer.total = about.size or 0
-        url = hf_hub_url(
-            source.repo, source.file, revision=about.commit_hash, endpoint=endpoint
-        )
-        with requests.Session() as session:
-            transfer.fetch(
-                session, url, target, sha256=sha256 or told, headers=build_hf_headers()
-            )
+        url = hf_hub_url(source.repo, source.file, revision=about.commit_hash, endpoint=endpoint)
+        token = get_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with network_errors("The model hub"), requests.Session() as session:
+            transfer.fetch(session, url, target, sha256=sha256 or told, headers=headers)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 MOST_TRIES = 40
@@ -23,11 +24,7 @@ def readings(text: str, schema: Mapping[str, Any], *, cut: bool = False) -> Iter
         schema: Of the wanted value, from ``plain_schema``.
         cut: The reply ended at its cap: prefer what was complete by then to half a value.
     """
-    tries = 0
-    for value in _values(text, schema, cut):
-        if tries == MOST_TRIES:
-            return
-        tries += 1
+    for value in islice(_values(text, schema, cut), MOST_TRIES):
         with contextlib.suppress(RecursionError):
             fitted = fit(value, schema, schema)
             if not (isinstance(value, dict) and value and fitted == {}):
@@ -207,7 +204,11 @@ def _fit_enum(value: Any, options: list[Any]) -> Any:
     name = near_name(said, list(texts))
     if name is not None:
         return texts[name]
-    named = [o for t, o in texts.items() if re.search(rf"(?<!\w){re.escape(t)}(?!\w)", said, re.I)]
+    named = [
+        o
+        for t, o in texts.items()
+        if re.search(rf"(?<!\w){re.escape(t)}(?!\w)", said, re.IGNORECASE)
+    ]
     return named[0] if len(named) == 1 else value
 
 

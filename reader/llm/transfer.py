@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -88,9 +89,9 @@ class Transfer:
             partial.unlink()
             if not resumed:
                 raise DownloadFailed(f"{path.name} arrived damaged: its SHA-256 does not match.")
-            return self.fetch(session, url, path, sha256=sha256, headers=headers)
-        partial.replace(path)
-        return None
+            self.fetch(session, url, path, sha256=sha256, headers=headers)
+        else:
+            partial.replace(path)
 
     def _all(
         self, session: requests.Session, url: str, partial: Path, headers: Mapping[str, str]
@@ -101,7 +102,8 @@ class Transfer:
         while True:
             before = self.done
             try:
-                return self._rest(session, url, partial, headers)
+                self._rest(session, url, partial, headers)
+                return
             except (
                 requests.ConnectionError,
                 requests.Timeout,
@@ -115,21 +117,23 @@ class Transfer:
     def _rest(
         self, session: requests.Session, url: str, partial: Path, headers: Mapping[str, str]
     ) -> None:
+        import requests
+
         have = partial.stat().st_size if partial.exists() else 0
         asked = {**headers, "Accept-Encoding": "identity"}
         if have:
             asked["Range"] = f"bytes={have}-"
         with session.get(url, headers=asked, stream=True, timeout=TIMEOUTS) as reply:
-            if have and reply.status_code == 416 and _length(reply) == have:
+            status = reply.status_code
+            if have and status == 416 and _whole(reply) == have:
                 return  # all of it was here already
-            goes_on = reply.status_code == 206 and reply.headers.get(
-                "Content-Range", ""
-            ).startswith(f"bytes {have}-")
-            if have and not goes_on:
-                self.advance(-have)
-                partial.unlink()
-            if have and reply.status_code in (206, 416) and not goes_on:
-                return self._rest(session, url, partial, headers)
+            if have and status in (200, 206, 416):
+                start = reply.headers.get("Content-Range", "").partition("-")[0]
+                if status != 206 or start != f"bytes {have}":
+                    self.advance(-have)
+                    partial.unlink()
+                    if status != 200:
+                        raise requests.ConnectionError("the server gave another range")
             reply.raise_for_status()
             with partial.open("ab") as file:
                 for block in reply.iter_content(BLOCK):
@@ -137,7 +141,25 @@ class Transfer:
                     self.advance(len(block))
 
 
-def _length(reply: requests.Response) -> int | None:
+@contextmanager
+def network_errors(source: str) -> Iterator[None]:
+    """What goes wrong on the way to ``source``, in this library's words.
+
+    Raises:
+        DownloadFailed: for every ``requests.RequestException``.
+    """
+    import requests
+
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        raise DownloadFailed(f"{source} answers with status {status}.") from error
+    except requests.RequestException as error:
+        raise DownloadFailed(f"{source} does not answer ({type(error).__name__}).") from error
+
+
+def _whole(reply: requests.Response) -> int | None:
     """Size of the whole file, by the reply to a range beyond its end."""
     size = reply.headers.get("Content-Range", "").rpartition("/")[2]
     return int(size) if size.isdigit() else None

