@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from reader.memory.store import Store
 
 _HOMES = {
-    "Answer": "answer",
+    "Answer": "answers",
     "Budget": "budget",
-    "Citation": "answer",
-    "Coverage": "answer",
+    "Citation": "answers",
+    "Coverage": "answers",
     "Document": "documents",
     "Estimate": "budget",
     "Price": "budget",

@@ -155,13 +155,18 @@ def _breaks(note: str) -> list[Range]:
 def _look_up(finder: QuoteFinder, claim: Claim) -> Match | None:
     if claim.claimed:
         return finder.find(claim.quote, within=claim.within)
-    if len(content_words(claim.quote)) < _SENTENCE_WORDS:
-        return None
-    match = finder.find(claim.quote, within=claim.within, at_least=_SENTENCE_NEAR)
-    if match is None:
-        return None
-    start, end = _sentence(finder.text, match.start, match.end)
-    return match._replace(start=start, end=end)
+    # "The text says that ...": what leads in or closes may be the model's own.
+    words = claim.quote.split()
+    own = len(words) // 3
+    for part in (words, words[own:], words[: len(words) - own]):
+        said = " ".join(part)
+        if len(content_words(said)) < _SENTENCE_WORDS:
+            return None
+        match = finder.find(said, within=claim.within, at_least=_SENTENCE_NEAR)
+        if match is not None:
+            start, end = _sentence(finder.text, match.start, match.end)
+            return match._replace(start=start, end=end)
+    return None
 
 
 def _sentence(text: str, start: int, end: int) -> Range:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def answer_panel(answer: Answer) -> Group:
         lines += [head, Padding(Text(f"“{_shown(citation.text)}”", style="italic"), (0, 0, 0, 4))]
     if answer.coverage.chunks:
         strip = Text()
-        for outcome in _strip(answer.coverage):
-            strip.append(_BLOCKS[outcome], style=_STYLES[outcome])
+        for outcome, cells in groupby(_strip(answer.coverage)):
+            strip.append(_BLOCKS[outcome] * len(list(cells)), style=_STYLES[outcome])
         lines += [strip, Text(_coverage(answer.coverage), style="dim")]
     lines += [Text(f"! {safe(warning)}", style="yellow") for warning in _warnings(answer)]
     lines.append(Text(_cost(answer), style="dim"))

@@ -64,7 +64,8 @@ def normalise(answer: str) -> str:
 
 def _tokens(answer: str) -> list[str]:
     text = unicodedata.normalize("NFKC", answer).casefold()
-    text = re.sub(r"n['\u2019]t\b", "n not", text).replace("ca not", "can not")
+    text = re.sub(r"\bcan(?:['\u2019]t|not)\b", "can not", text)
+    text = re.sub(r"n['\u2019]t\b", " not", text)
     text = re.sub(r"(?<=\w)['\u2019](?=\w)", "", text).replace("%", " percent ")
     words = [w for w in _TOKEN.findall(text) if w not in _ARTICLES]
     return _with_digits([_plain_number(w) if w[0].isdigit() else w for w in words])
@@ -82,23 +83,25 @@ def _with_digits(words: list[str]) -> list[str]:
     run: list[str] = []
     for word, following in pairwise([*words, "", ""]):
         joins = word == "and" and run and run[-1] in _SCALES and (following in _UNITS | _TENS)
-        if joins or (_is_number_word(word) and _goes_on(run, word)):
+        if joins or _goes_on(run, word):
             run += [] if joins else [word]
             continue
         if run:
             out.append(str(_value(run)))
-        run = [word] if _is_number_word(word) else []
+        run = [word] if word in _UNITS or word in _TENS else []
         if word and not run:
             out.append(word)
     return out
 
 
-def _is_number_word(word: str) -> bool:
-    return word in _UNITS or word in _TENS
-
-
 def _goes_on(run: list[str], word: str) -> bool:
-    return not run or run[-1] in _SCALES or (run[-1] in _TENS and 0 < _UNITS.get(word, 0) < 10)
+    if not run:
+        return False
+    if word in _SCALES:
+        return run[-1] not in _SCALES or _SCALES[run[-1]] < _SCALES[word]
+    if word in _TENS:
+        return run[-1] in _SCALES
+    return word in _UNITS and (run[-1] in _SCALES or (run[-1] in _TENS and 0 < _UNITS[word] < 10))
 
 
 def _value(run: list[str]) -> int:

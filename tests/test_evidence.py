@@ -435,6 +435,16 @@ def test_a_plain_sentence_close_to_the_text_cites_the_sentence_that_stands_there
     assert citation.match == "near"
 
 
+def test_what_a_plain_sentence_leads_in_with_may_be_the_models_own():
+    claim = Claim(
+        "The text tells us that he walked off with a roll under each arm, eating the other one",
+        claimed=False,
+    )
+    (citation,) = look_up(claim, answer="a roll under each arm").citations
+    assert "roll under each arm" in plain(citation.text)
+    assert plain(citation.text).startswith("I was surpris'd at the quantity")
+
+
 def test_at_most_so_many_citations_and_none_without_claims():
     words = re.findall(r"\w+ \w+ \w+ \w+", ROLLS)[:8]
     assert len(look_up(*map(Claim, words), answer="rolls", limit=2).citations) <= 2

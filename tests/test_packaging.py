@@ -46,7 +46,7 @@ def test_the_wheel_holds_one_import_package_and_all_its_files(built):
         for p in (ROOT / "reader").rglob("*.py")
     }
     assert sources <= set(names)
-    assert not [n for n in names if "test" in n or n.endswith(".pyc")]
+    assert not [n for n in names if "tests" in n or n.endswith(".pyc")]
 
 
 def test_the_sdist_can_be_built_from(built):

@@ -163,6 +163,56 @@ It is unclear from the passage.
 Neither of the passages mentions the treaty.
 The source text does not reveal who the father was.
 The text provides no information on this.
+The given passage does not provide any details regarding the name of the princess.
+The name of the princess is not provided in the given text.
+There is no specific mention of the princess's age in the text provided.
+The text you provided does not mention anything about a princess.
+Based on the information provided, it is not possible to determine the answer.
+I cannot find any information regarding the princess in the text.
+The excerpt doesn't include that information.
+That information is not available in the text.
+This information is not included in the summary.
+Unfortunately, the summary does not contain the answer to this question.
+The answer is not explicitly stated in the text.
+The source does not specify.
+The summary of the source text does not mention what the princess wore.
+The question cannot be answered with the given information.
+The question is unanswerable.
+No such person is mentioned in the text.
+No details are given about her age.
+The provided context doesn't contain enough information to answer "Who is she?"
+There is insufficient information to answer the question.
+It is not mentioned in the text.
+It is not clear from the text who the princess is.
+It's not specified in the provided passage.
+I'm sorry, I couldn't find the answer to your question in the text.
+I am unable to answer as the text does not provide information about it.
+Nothing in the text indicates who she is.
+The story does not explicitly mention the princess's name. It only refers to her as "the princess".
+The princess's name is not given.
+No answer can be found in the text.
+No relevant facts found.
+No mention.
+The passage makes no mention of the princess.
+The document does not appear to contain information about the princess.
+The text provided is about frogs and does not mention the princess.
+None of the provided passages contain the answer.
+The chunk contains no information relevant to the question.
+There is no answer to the question in the text.
+The answer to this question cannot be found in the given text.
+Not enough context.
+Cannot be determined.
+Cannot answer from the text.
+Question: Who is she? Answer: The text does not say.
+The text does not state this.
+Her name isn't revealed in this passage.
+The summary does not provide a clear answer to the question.
+No information.
+No evidence found.
+Sorry, I don't know.
+There are no facts in this text that answer the question.
+This part of the text does not mention the princess and adds nothing to the summary.
+The text does not provide information on this, so the question cannot be answered.
 """.splitlines()
 NOTHING.remove("<think>let me look</think>")
 
@@ -213,6 +263,35 @@ It is impossible to cross the river in winter.
 He could not determine the depth of the river.
 Rumpelstiltskin; the name is not given by the king but overheard by the messenger.
 The story never says that he was a king, but calls him a prince.
+The princess is named Ella. The text does not provide her surname.
+It was not stated who won, but Bob got the medal.
+The contract does not specify a term; it may be ended at any time.
+She was unknown to everyone at the ball.
+The prince did not answer.
+No one.
+Nobody.
+There is no cure.
+He did not know the answer.
+The question was not answered by the minister.
+The report does not mention the fire because the captain hid it.
+The author could not find a publisher.
+No, the text says that he stayed.
+The data were not available to the public until 1990.
+The information was provided by the police.
+The details of the plan were found in his desk.
+The story is about a frog.
+Unknown Soldier
+It is not possible to enter the castle without the key.
+The missing page was not found.
+The section of the wall was never found.
+Her will did not mention him.
+The article was not published.
+The model cannot answer questions about dates.
+The document does not give the buyer a right to terminate.
+The contract does not provide for arbitration.
+They found no evidence of fraud.
+No data were collected in 2012.
+No information was lost.
 """.splitlines()
 
 

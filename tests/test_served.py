@@ -163,6 +163,12 @@ def test_a_stream_passes_pieces_on_as_they_come():
     assert (reply.prompt_tokens, reply.completion_tokens) == (21, 4)
 
 
+def test_a_connection_is_not_used_again_after_a_stream():
+    with LocalServer() as server:
+        ask(server, on_token=lambda piece: None)
+        assert "connection: close" in server.requests[-1].head.lower()
+
+
 def test_a_stream_without_usage_is_still_counted():
     with LocalServer([ok("Under the old oak.", usage=None)]) as server:
         reply = ask(server, on_token=lambda piece: None)

@@ -29,7 +29,8 @@ _EXPLICIT = re.compile(
     r"(?:\b(?:final |correct |best |right |my )*(?:answer|choice|option|selection|letter)\b"
     r"(?: (?:to|for) (?:the|this) question)?(?: (?:that|which) [\w ]{1,40}?)?"
     r"\s*[*_\"']*\s*(?:is|would be|must be|should be|seems to be|:|=|-|\u2013)+[\s:*]*"
-    r"|\b(?:i (?:would |will |'ll )?(?:choose|select|pick|go with)|therefore,?|\\boxed)\s*[:{]?\s*)"
+    r"|\b(?:i (?:would |will |'ll )?(?:choose|select|pick|go with)|therefore,?)\s*:?\s*"
+    r"|\\boxed\s*)"
     rf"{_LABEL}",
     re.IGNORECASE,
 )
@@ -44,7 +45,7 @@ _ANOTHER = re.compile(r"\A\s*(?:or|and|/|,|&)\s*(?:option |choice )?[\"'`*(\[]*(
 _REASON = re.compile(r"\A(?:because|as|since|is|and|for|which|due|given|based|according|the)\b")
 _DENIED_BEFORE = re.compile(
     r"\b(?:not|never|neither|nor|no|isn't|wasn't|cannot be|can't be|than)\s+"
-    r"(?:\w+\s+){0,2}\W*\Z",
+    r"(?:(?!but\b)\w+\s+){0,2}\W*\Z",
     re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
@@ -111,10 +112,10 @@ def _parse(text: str, choices: Sequence[str]) -> tuple[int, bool] | None:
     """The index, and whether a letter named it."""
     known = labels(choices)
     text = strip_reasoning(text).replace("\u2019", "'").strip()
-    whole = _by_text(text, choices, exact=True)
-    if whole is not None:
-        return whole, False
     explicit = [m for m in _EXPLICIT.finditer(text) if _is_label(text, m, known, choices)]
+    leading = _LEADING.match(text)
+    if not explicit and not leading and (whole := _by_text(text, choices, exact=True)) is not None:
+        return whole, False
     if explicit:
         last = explicit[-1]
         if not _denied(text, last):
@@ -124,8 +125,8 @@ def _parse(text: str, choices: Sequence[str]) -> tuple[int, bool] | None:
     if bare and bare[1].upper() in known:
         return known.index(bare[1].upper()), True
     lines = [m for m in map(_LEADING.match, text.splitlines()) if m and m[1] in known]
-    if len({m[1] for m in lines}) == 1 and (first := _LEADING.match(text)) and first[1] in known:
-        return _letter(first[1], text[first.end() :], known, choices)
+    if len({m[1] for m in lines}) == 1 and leading and leading[1] in known:
+        return _letter(leading[1], text[leading.end() :], known, choices)
     # A reply that names several labels, or lists the options, has not chosen by letter.
     mentions = {
         (m[1] or m[2]).upper()

@@ -229,7 +229,7 @@ def start_engine(path: Path, key: str, *, window: int, slots: int, threads: int 
         ModelError: llama.cpp cannot load the file.
     """
     try:
-        import xllamacpp
+        import xllamacpp  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtra(
             "Running a model in this process needs xllamacpp.",

@@ -46,7 +46,11 @@ def _values(text: str, schema: Mapping[str, Any], cut: bool) -> Iterator[Any]:
         if labelled := _labelled_lines(text, schema["properties"]):
             yield labelled
         required = schema.get("required", ())
-        if len(required) == 1 and schema["properties"][required[0]].get("type") != "string":
+        if (
+            not spans
+            and len(required) == 1
+            and schema["properties"][required[0]].get("type") != "string"
+        ):
             yield {required[0]: text}
     else:
         yield text
@@ -218,12 +222,11 @@ def _fit_object(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) 
         return value
     if isinstance(value, list):
         lists = [name for name, p in properties.items() if p.get("type") == "array"]
-        if len(value) == 1 and isinstance(value[0], dict):
-            value = value[0]
+        last = value[-1] if value else None
+        if isinstance(last, dict) and any(near_name(str(key), properties) for key in last):
+            value = last
         elif len(lists) == 1:
             value = {lists[0]: value}
-        elif value and isinstance(value[-1], dict):
-            value = value[-1]
     if not isinstance(value, dict):
         return value
     fitted = {
@@ -240,9 +243,13 @@ def _fit_object(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) 
 def _fit_array(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     if value is None or value == "":
         return []
+    items = schema.get("items", {})
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, inner),) = value.items()
+        if isinstance(inner, list) and name not in items.get("properties", ()):
+            value = inner  # {"items": [...]}
     if not isinstance(value, list):
         value = [value]
-    items = schema.get("items", {})
     fitted = [fit(item, items, root) for item in value]
     return fitted[: schema.get("maxItems", len(fitted))]
 

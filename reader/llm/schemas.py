@@ -79,7 +79,9 @@ def instructions(form: Any) -> str:
     """The form in words, to be put under a prompt; costs some 15 tokens a field."""
     schema = plain_schema(form)
     if "properties" not in schema:
-        return f"Reply with JSON only: {_kind(schema, schema)}."
+        lines = [line for inner in _objects(schema) for line in _fields(inner, schema, 0)]
+        form = f"Reply with JSON only: {_kind(schema, schema)}."
+        return "\n".join([f"{form} Fields of an object:", *lines] if lines else [form])
     lines = _fields(schema, schema, 0)
     return "\n".join(["Reply with one JSON object and nothing else. Its fields:", *lines])
 
@@ -90,7 +92,8 @@ def _fields(node: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> lis
         optional = "" if name in node.get("required", ()) else ", may be left out"
         about = f": {field['description']}" if "description" in field else ""
         lines.append(f'{"  " * depth}- "{name}" ({_kind(field, root)}{optional}){about}')
-        for inner in _objects(field):
+        for number, inner in enumerate(_objects(field)):
+            lines += ["  " * (depth + 1) + "or"] * (number > 0)
             lines += _fields(inner, root, depth + 1)
     return lines
 
@@ -138,5 +141,6 @@ def _kind(node: Mapping[str, Any], root: Mapping[str, Any]) -> str:
 
 
 def _range(node: Mapping[str, Any], low: str, high: str, unit: str) -> str:
-    least = f", at least {node[low]}{unit}" if node.get(low) else ""
+    said = low in node and (node[low] > 0 or "Length" not in low and "Items" not in low)
+    least = f", at least {node[low]}{unit}" if said else ""
     return least + (f", at most {node[high]}{unit}" if high in node else "")

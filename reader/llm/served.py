@@ -232,6 +232,8 @@ class ServedModel:
             cast_to=object,
             stream=True,
             stream_cls=AsyncStream[object],
+            # llama-server closes the connection after a stream, whatever it says before.
+            options={"headers": {"Connection": "close"}},
         )
         pieces: list[str] = []
         finish, usage, logprobs = None, None, None

@@ -153,8 +153,8 @@ def network_errors(source: str) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        status = error.response.status_code
-        raise DownloadFailed(f"{source} answers with status {status}.") from error
+        status = "an error" if error.response is None else f"status {error.response.status_code}"
+        raise DownloadFailed(f"{source} answers with {status}.") from error
     except requests.RequestException as error:
         raise DownloadFailed(f"{source} does not answer ({type(error).__name__}).") from error
 

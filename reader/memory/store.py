@@ -83,6 +83,7 @@ class Store:
         self.folder: Path | None = Path(folder) if folder is not None else default_folder()
         self.notices: list[str] = []
         self._lock = threading.RLock()
+        self._saver: CheckpointSaver | None = None
         self._open()
 
     @classmethod
@@ -92,6 +93,7 @@ class Store:
         store.folder = None
         store.notices = []
         store._lock = threading.RLock()
+        store._saver = None
         store._open()
         return store
 
@@ -110,7 +112,6 @@ class Store:
         return ":memory:" if self.folder is None else str(self.folder / "checkpoints.sqlite")
 
     def _open(self) -> None:
-        self._saver: CheckpointSaver | None = None
         if self.folder is None:
             self._db = _connect(":memory:")
             self._db.executescript(_SCHEMA)
@@ -234,7 +235,22 @@ class Store:
 
     def _runs(self, clause: str, row: tuple[Any, ...]) -> list[RunRecord]:
         rows = self._read(f"SELECT * FROM runs {clause}", row)  # noqa: S608 (constant clauses)
-        return [RunRecord(*r[:8], json.loads(r[8]), json.loads(r[9]), r[10]) for r in rows]
+        return [
+            RunRecord(
+                id=r[0],
+                at=r[1],
+                state=r[2],
+                strategy=r[3],
+                model=r[4],
+                document=r[5],
+                source=r[6],
+                question=r[7],
+                call=json.loads(r[8]),
+                usage=json.loads(r[9]),
+                answer=r[10],
+            )
+            for r in rows
+        ]
 
     def keep_notes(self, run: str, path: int, notes: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Keep notes of a run by their position on a path."""
