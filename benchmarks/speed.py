@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 from reader import Document, Reader
-from reader.testing import WordCounter
 from reader.llm.served import ServedModel
+from reader.testing import WordCounter
 
 SERVER = Path(__file__).parent.parent / "tests" / "servers.py"
 SENTENCE = "The road went on over the hill and the wind blew from the sea all day long. "

@@ -13,8 +13,8 @@ from rich.console import Console
 from reader import Reader
 from reader.progress import TerminalProgress
 
-QUESTION = "How much money did Mr. White wish for?"
-OPTIONS = {"window": 2048, "preset": "evidence"}
+QUESTION = "How many pounds did Mr. White wish for?"
+OPTIONS = {"window": 2048}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from reader.documents import Document
 from reader.errors import EmptyQuestion, InvalidOption, RunNotFound
 from reader.events import Done, Emit, Event, Notice, ignore
 from reader.llm.resolve import open_model
-from reader.llm.types import ChatModel
+from reader.llm.types import ChatModel, Identified
 from reader.memory.store import Store
 from reader.run import Call, Shared, execute, known_answer
 from reader.run import estimate as estimate_call
@@ -96,11 +96,15 @@ class Reader:
         """See ``answer``."""
         call = await _call(doc, question, strategy, choices, budget, deadline, options)
         emit = on_event or ignore
-        shared = await self._share(call)
-        known = known_answer(call, shared)
+        # A model that knows its identity is not even asked for an answer that is there.
+        early = self._model.identity if isinstance(self._model, Identified) else None
+        shared = None if early else await self._share(call)
+        identity = early or (shared.info.identity if shared else "")
+        known = known_answer(call, self.store, identity)
         if known is not None:
             emit(Done(answer=known))
             return known
+        shared = shared or await self._share(call)
         if shared.info.notice:
             emit(Notice(text=shared.info.notice))
         return await execute(call, shared, emit)

@@ -247,9 +247,7 @@ class Ledger:
             return None
         keep = not closing
         calls = self.calls + 1 + keep * self._closing_calls
-        tokens_in = (
-            self.prompt_tokens + self._held_prompt + prompt + keep * self._closing_prompt
-        )
+        tokens_in = self.prompt_tokens + self._held_prompt + prompt + keep * self._closing_prompt
         tokens_out = (
             self.completion_tokens
             + self._held_completion

@@ -189,7 +189,7 @@ async def chunk(
     starts = [*sections, *(definitions(text) if code else ())]
     cutter = _Cutter(text, counter, chunk_tokens - overlap_tokens, markdown, code, starts)
     if overlap_tokens:
-        cutter.piece_tokens = min(cutter.piece_tokens, max(overlap_tokens // 3, 2))
+        cutter.piece_tokens = min(cutter.piece_tokens, max(overlap_tokens // 2, 16))
     pieces = await cutter.pieces(on_progress)
     ranges = await cutter.fitting(await _aside(len(text), _packed, pieces, cutter.pack_budget))
     if not overlap_tokens:

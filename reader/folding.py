@@ -67,7 +67,8 @@ _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
 _STOPPED = frozenset(_STOP_WORDS.split())
 _NEGATING = frozenset(_NEGATIONS.split())
 _NUMBERS = {
-    **{word: str(n) for n, word in enumerate(_UNITS.split())},
+    # "one" is most often a pronoun.
+    **{word: str(n) for n, word in enumerate(_UNITS.split()) if word != "one"},
     **{word: str(10 * n) for n, word in enumerate(_TENS.split(), 2)},
     # "twenty-one" loses its hyphen in the fold.
     **{

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from math import log2
 from typing import NamedTuple
 from unicodedata import normalize
+from zlib import crc32
 
 from rapidfuzz import fuzz
 
@@ -27,6 +29,9 @@ _OVERLAP = 2_048  # characters by which a block reaches into the next
 _ELLIPSIS_GAP = 1_000  # characters that "..." in a quote may stand for
 _TRIED = 8  # blocks in which one quote is looked for with everything we have
 _STRETCHES = 12  # stretches of a region searched for another, better near match
+_PLACES = 256  # places where the first piece of a quote with an ellipsis may stand
+_WORDS = 131_072  # words of the index with a mask of their own; others share
+_BUCKETS = 65_536  # so many
 
 _ELLIPSIS = re.compile(r" ?[\[(]? ?\.{3,} ?[\])]? ?")
 _EDGES = " -\"'*_"
@@ -51,12 +56,16 @@ class _Index:
     def __init__(self, text: str) -> None:
         self.size = max(_BLOCK, len(text) // 2_048 + 1)
         self.blocks = range(0, len(text), self.size)
-        self._masks: dict[str, int] = {}
+        self._masks: dict[str | int, int] = {}
         masks = self._masks
         for number, start in enumerate(self.blocks):
             bit = 1 << number
             for word in _index_words(text[start : start + self.size + _OVERLAP]):
-                masks[word] = masks.get(word, 0) | bit
+                if word in masks:
+                    masks[word] |= bit
+                else:
+                    key = word if len(masks) < _WORDS else "x"
+                    masks[key] = masks.get(key, 0) | bit
 
     def likely(self, words: Iterable[str]) -> list[int]:
         """Starts of the blocks that hold at least half of the words by weight, best first.
@@ -64,7 +73,7 @@ class _Index:
         Rare words weigh more; words that stand nowhere (misspelt ones?) do not count, unless
         they are most of all.
         """
-        masks = [self._masks.get(word, 0) for word in set(words)]
+        masks = [self._masks.get(w) or self._masks.get(_bucket(w), 0) for w in set(words)]
         known = [mask for mask in masks if mask]
         if 2 * len(known) < len(masks):
             return []
@@ -182,7 +191,8 @@ class _Needle:
     def _in_order(self, folded: Folded) -> _Spot | None:
         """All pieces of a quote with an ellipsis, one after the other."""
         first, *rest = self._pieces
-        for spot in _spots(first, folded, 0, len(folded.text), self.at_least):
+        places = _spots(first, folded, 0, len(folded.text), self.at_least)
+        for spot in islice(places, _PLACES):
             spots = [spot]
             for piece in rest:
                 low = spots[-1].end
@@ -256,7 +266,7 @@ def _near(needle: str, folded: Folded, low: int, high: int, at_least: float) -> 
 
 def _fit(needle: str, hay: str, start: int, end: int, low: int, high: int) -> _Spot:
     """Move the ends of a rough alignment to the word boundaries that suit the needle best."""
-    slack = 12 + len(needle) // 8
+    slack = 12 + min(len(needle) // 8, 60)
     left, right = max(low, start - slack), min(high, end + slack)
     words = list(PART.finditer(hay, left, right))
     starts = [w.start() for w in words if w.start() <= start + slack]
@@ -280,6 +290,10 @@ def _score(spot: _Spot) -> float:
 
 def _short(needle: str) -> bool:
     return len(needle) < 8 or len(content_words(needle)) < 2
+
+
+def _bucket(word: str) -> int:
+    return crc32(word.encode("utf-8", "surrogatepass")) % _BUCKETS
 
 
 def _trim(folded: str) -> str:

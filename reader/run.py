@@ -37,7 +37,7 @@ class Call:
     budget: Budget | None
     deadline: float | None
 
-    def run_id(self, info: ModelInfo) -> str:
+    def run_id(self, identity: str) -> str:
         """The same call has the same id: after a crash it resumes, later it is already answered."""
         parts = {
             "document": self.document.sha256,
@@ -46,7 +46,7 @@ class Call:
             "strategy": self.strategy.name,
             "options": self.options.model_dump(mode="json", exclude={"concurrency"}),
             "prompts": self.strategy.prompt_versions(),
-            "model": info.identity,
+            "model": identity,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -63,9 +63,9 @@ class Shared:
     price: Price | None
 
 
-def known_answer(call: Call, shared: Shared) -> Answer | None:
+def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
     """The answer of an earlier, complete run of the same call; nothing was paid for it now."""
-    record = shared.store.run(call.run_id(shared.info))
+    record = store.run(call.run_id(identity))
     if record is None or record.answer is None or record.state == "partial":
         return None
     answer = Answer.from_json(record.answer)
@@ -190,7 +190,7 @@ def compiled(strategy: type[Strategy[Any]]) -> CompiledStateGraph[Any, Any, Any,
 
 def _reading(call: Call, shared: Shared, ledger: Ledger, emit: Emit, model: ChatModel) -> Reading:
     return Reading(
-        run_id=call.run_id(shared.info),
+        run_id=call.run_id(shared.info.identity),
         document=call.document,
         question=call.question,
         choices=call.choices,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
-from reader.chunking import Chunk, chunk_document
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
+from reader.chunking import Chunk, chunk_document
 from reader.errors import LimitReached, ModelUnavailable
 from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates

@@ -9,15 +9,15 @@ import random
 from typing import Any
 
 from pydantic import BaseModel, Field
-from reader.llm.choice import choose
-from reader.selection import vote
 
 from reader.errors import LimitReached, ModelError, ModelUnavailable
 from reader.events import AnswerToken
+from reader.llm.choice import choose
 from reader.llm.replies import clean, is_refusal_or_empty
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
+from reader.selection import vote
 from reader.strategy import Reading
 
 from .coa_plan import PROMPTS, Plan

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from reader.chunking import room
-from reader.llm.choice import render
 
+from reader.chunking import room
 from reader.errors import InvalidOption
 from reader.evidence import QuoteFinder
+from reader.llm.choice import render
 from reader.prompts import fence, load_prompts
 from reader.strategy import Reading, StrategyOptions
 

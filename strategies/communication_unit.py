@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
-from reader.chunking import Chunk
 
+from reader.chunking import Chunk
 from reader.errors import (
     BadReply,
     ContextOverflow,

@@ -339,6 +339,9 @@ class _Connection(asyncio.Protocol):
         head = f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Failed')}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in reply.headers)
         if reply.pieces is not None and b'"stream":true' in request.body:
+            # llama-server always closes after a stream, and says so only when asked to.
+            if "connection: close" in request.head.lower():
+                head += "connection: close\r\n"
             self._stream(head, reply)
             return
         head += f"content-type: {reply.content_type}\r\ncontent-length: {len(reply.body)}\r\n\r\n"
@@ -367,6 +370,7 @@ class _Connection(asyncio.Protocol):
         chunks = b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines)
         # Half a stream ends cleanly for HTTP: only the missing finish tells that it is half.
         self.transport.write(head.encode() + chunks + b"0\r\n\r\n")
+        self.transport.close()
 
 
 def main() -> None:

@@ -2,7 +2,7 @@ import asyncio
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.budget import Ledger
@@ -114,12 +114,14 @@ def test_options_that_are_words_of_the_language():
     assert parse_choice("2", ["1", "2", "3"]) == 1
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=6))
 def test_no_reply_breaks_it(text, options):
     index = parse_choice(text, options)
     assert index is None or 0 <= index < len(options)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 26), st.data())
 def test_a_label_always_comes_back(count, data):
     options = [f"option text {i}" for i in range(count)]

@@ -288,6 +288,14 @@ def test_elsewhere_in_a_long_text():
     assert found.find("a bag of gold for the governor of the province", within=(0, 6000)) is None
 
 
+def test_elsewhere_in_a_long_text_of_ever_new_words():
+    numbered = (f"w{i:x}q{i * 7919 % 1000003:x}" for i in range(150_000))
+    text = " ".join(numbered) + " " + TALE
+    match = QuoteFinder(text).find("walk'd off with a roll under each arm", within=(0, 6000))
+    assert match is not None
+    assert match.kind == "elsewhere"
+
+
 def test_a_quote_of_common_words_is_found_where_its_words_stand_in_every_block():
     line = "he was in the house and she was not there with him at all that night. "
     text = line * 6000 + "then he and she were all in that house with him at night. " + line * 6000

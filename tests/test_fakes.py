@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.budget import Price
@@ -89,6 +89,7 @@ def test_a_prompt_that_leaves_no_room_is_an_overflow():
         ask(model, max_tokens=51)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_streamed_pieces_are_the_reply(text):
     pieces = []

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from servers import LocalServer, empty_body, half_a_reply, ok, rate_limited, server_error
 
 from reader.budget import Budget, Ledger, Price
 from reader.errors import (
@@ -31,6 +30,7 @@ from reader.llm.retry import RetryingModel, backoff
 from reader.llm.served import ServedModel
 from reader.llm.stack import build_stack
 from reader.llm.types import ChatReply, ChatRequest, Message, ModelInfo
+from servers import LocalServer, empty_body, half_a_reply, ok, rate_limited, server_error
 
 REPLY = ChatReply(text="A fact.", prompt_tokens=10, completion_tokens=5)
 

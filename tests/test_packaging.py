@@ -53,7 +53,8 @@ def test_the_sdist_can_be_built_from(built):
     import tarfile
 
     [sdist] = built.glob("*.tar.gz")
-    names = [n.split("/", 1)[1] for n in tarfile.open(sdist).getnames() if "/" in n]
+    with tarfile.open(sdist) as archive:
+        names = [n.split("/", 1)[1] for n in archive.getnames() if "/" in n]
     for wanted in ("pyproject.toml", "README.md", "strategies/coa.py", "reader/api.py"):
         assert wanted in names
 

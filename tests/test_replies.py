@@ -1,7 +1,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.llm.replies import (
@@ -88,10 +88,12 @@ class TestClean:
     def test_ordinary_text_stays(self, text):
         assert clean(text) == text
 
+    @settings(deadline=None)
     @given(PROSE)
     def test_plain_prose_stays(self, text):
         assert clean(text) == text
 
+    @settings(deadline=None)
     @given(st.text() | st.lists(PIECES, max_size=12).map("".join))
     def test_twice_is_once(self, text):
         once = clean(text)
@@ -305,6 +307,7 @@ def test_an_answer_is_not_taken_for_nothing(text):
     assert not says_nothing_found(text)
 
 
+@settings(deadline=None)
 @given(st.text() | PROSE)
 def test_no_text_breaks_the_tests_for_emptiness(text):
     assert says_nothing_found(text) in (True, False)
@@ -402,6 +405,7 @@ class TestSentences:
     def test_full_width_stops(self):
         assert self.pieces("王来了。她走了\uff01") == ["王来了。", "她走了\uff01"]
 
+    @settings(deadline=None)
     @given(st.text() | st.lists(PIECES, max_size=20).map("".join))
     def test_ranges_hold_everything_but_blanks_in_order(self, text):
         at, between = 0, ""
@@ -432,12 +436,14 @@ class TestTrim:
     def test_without_a_full_sentence_the_words_stay_and_are_marked(self):
         assert trim_to_sentence("the king and the que") == ("the king and the", 1.0)
 
+    @settings(deadline=None)
     @given(st.text() | PROSE)
     def test_only_the_end_goes(self, text):
         kept, lost = trim_to_sentence(text)
         assert text.startswith(kept)
         assert 0.0 <= lost <= 1.0
 
+    @settings(deadline=None)
     @given(PROSE, WORDS)
     def test_full_sentences_before_the_cut_all_stay(self, prose, word):
         assert trim_to_sentence(f"{prose} And {word}")[0] == prose
@@ -450,6 +456,7 @@ class TestOverlap:
         assert content_overlap("king", "queen") == 0.0
         assert content_overlap("of the", "queen") == 1.0
 
+    @settings(deadline=None)
     @given(st.text())
     def test_a_text_holds_itself(self, text):
         assert content_overlap(text, text) == 1.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from servers import LocalServer, ok
 
 from reader.errors import ReaderError, UnknownModel
 from reader.llm.resolve import FunctionChat, open_model
 from reader.llm.served import ServedModel
 from reader.llm.types import ChatReply, ChatRequest, Message, ModelInfo
+from servers import LocalServer, ok
 
 REQUEST = ChatRequest(
     messages=(Message("system", "Be brief."), Message("user", "Who?")), max_tokens=9

@@ -249,9 +249,11 @@ def test_what_bad_input_gets(change, error, says):
 
 
 def test_no_server_at_the_address():
-    with Reader("http://127.0.0.1:9/v1", store=False) as r:
-        with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9"):
-            r.answer(tale(2), "Q?")
+    with (
+        Reader("http://127.0.0.1:9/v1", store=False) as r,
+        pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9"),
+    ):
+        r.answer(tale(2), "Q?")
 
 
 def test_a_corrupt_store_is_moved_aside_reported_and_rebuilt(tmp_path):

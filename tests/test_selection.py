@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.errors import InvalidOption
@@ -34,6 +34,7 @@ def test_normal_form(answer, normal):
     assert normalise(answer) == normal
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_normalising_twice_is_once(text):
     once = normalise(text)
@@ -49,6 +50,7 @@ def test_token_f1_as_squad_counts():
     assert token_f1("king king", "king") == pytest.approx(2 / 3)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_token_f1_is_a_symmetric_share(a, b):
     assert token_f1(a, b) == token_f1(b, a)
@@ -95,6 +97,7 @@ class TestVote:
         with pytest.raises(InvalidOption):
             vote([])
 
+    @settings(deadline=None)
     @given(st.lists(st.text(max_size=12), min_size=1, max_size=7))
     def test_every_answer_that_says_something_is_counted_once(self, answers):
         result = vote(answers)

@@ -9,6 +9,22 @@ import time
 from email.utils import formatdate
 
 import pytest
+
+from reader.errors import (
+    AuthenticationFailed,
+    BadReply,
+    ContextOverflow,
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    RequestRefused,
+    ServerFailed,
+    UnknownModel,
+)
+from reader.llm.hosted import openai_model
+from reader.llm.served import ServedModel
+from reader.llm.types import ChatRequest, Message
 from servers import (
     NEVER,
     OVERFLOWS,
@@ -29,22 +45,6 @@ from servers import (
     unknown_model,
     wrong_key,
 )
-
-from reader.errors import (
-    AuthenticationFailed,
-    BadReply,
-    ContextOverflow,
-    ModelError,
-    ModelTimeout,
-    ModelUnavailable,
-    RateLimited,
-    RequestRefused,
-    ServerFailed,
-    UnknownModel,
-)
-from reader.llm.hosted import openai_model
-from reader.llm.served import ServedModel
-from reader.llm.types import ChatRequest, Message
 
 SECRET = "The treasure lies under the old oak behind the mill."
 KEY = "sk-secret-key-1234"
@@ -163,10 +163,16 @@ def test_a_stream_passes_pieces_on_as_they_come():
     assert (reply.prompt_tokens, reply.completion_tokens) == (21, 4)
 
 
-def test_a_connection_is_not_used_again_after_a_stream():
+def test_a_server_that_closes_after_a_stream_is_called_again_without_a_failure():
+    async def main():
+        model = ServedModel(server.url, "m")
+        for _ in range(5):
+            await model.generate(request(), lambda piece: None)
+            await model.generate(request())
+        await model.aclose()
+
     with LocalServer() as server:
-        ask(server, on_token=lambda piece: None)
-        assert "connection: close" in server.requests[-1].head.lower()
+        asyncio.run(main())
 
 
 def test_a_stream_without_usage_is_still_counted():

@@ -3,7 +3,7 @@ import json
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -281,6 +281,7 @@ class TestLenient:
         max_size=30,
     ).map("".join)  # fmt: skip
 
+    @settings(deadline=None)
     @given(st.text() | JSONISH, st.booleans())
     def test_no_reply_breaks_it(self, text, cut):
         for form in (Note, Decision, Tree, list[Fact], int, Literal["a", "b"]):
@@ -291,6 +292,7 @@ class TestLenient:
             assert read(text) is None
             assert read(text, list[Fact]) in (None, [])
 
+    @settings(deadline=None)
     @given(
         st.builds(
             Note,

@@ -26,6 +26,7 @@ CONTEXT_TOKENS = 16_384
 SLOTS = 2
 SECONDS_FOR_A_CALL = 3600.0  # a full window on a slow machine, behind others in the queue
 PROMPT_CACHE_MIB = 1024
+BATCH_TOKENS = 512
 
 
 class EmbeddedModel:
@@ -249,6 +250,8 @@ def start_engine(path: Path, key: str, *, window: int, slots: int, threads: int 
     params.kv_unified = False
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_ctx = window * slots
+    # A cancelled call is noticed between batches: small ones are noticed soon.
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

@@ -141,6 +141,7 @@ def _kind(node: Mapping[str, Any], root: Mapping[str, Any]) -> str:
 
 
 def _range(node: Mapping[str, Any], low: str, high: str, unit: str) -> str:
-    said = low in node and (node[low] > 0 or "Length" not in low and "Items" not in low)
+    # a length of at least 0 says nothing
+    said = node.get(low) or (low in node and low not in _CAPS)
     least = f", at least {node[low]}{unit}" if said else ""
     return least + (f", at most {node[high]}{unit}" if high in node else "")

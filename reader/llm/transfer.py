@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with (label, bytes done, bytes in total), from a worker thread."""
 
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # bytes; a broken connection loses at most one
 BETWEEN_REPORTS = 0.1  # seconds
 TIMEOUTS = (5.0, 15.0)  # seconds to connect, and between two blocks
+SECONDS_BEFORE_NEXT = 1.0  # when a connection broke
 FRUITLESS = 3  # attempts in a row that bring no new byte
 
 
-class CalledOff(Exception):  # noqa: N818 - a signal, not an error
+class CalledOff(Exception):
     """Nobody waits for the file any more."""
 
 
@@ -39,7 +40,6 @@ class Transfer:
         stop: Set when nobody waits any more.
         total: Bytes to fetch, 0 while not known.
         done: Bytes of it that are here.
-        pause: Seconds before a broken connection is tried again.
     """
 
     label: str
@@ -47,7 +47,6 @@ class Transfer:
     stop: Event = field(default_factory=Event)
     total: int = 0
     done: int = 0
-    pause: float = 1.0
     _told: float = 0.0
 
     def advance(self, count: int, *, tell: bool = False) -> None:
@@ -92,6 +91,7 @@ class Transfer:
             self.fetch(session, url, path, sha256=sha256, headers=headers)
         else:
             partial.replace(path)
+            self.advance(0, tell=True)
 
     def _all(
         self, session: requests.Session, url: str, partial: Path, headers: Mapping[str, str]
@@ -112,7 +112,7 @@ class Transfer:
                 fruitless = 0 if self.done > before else fruitless + 1
                 if fruitless >= FRUITLESS:
                     raise
-                self.stop.wait(self.pause)
+                self.stop.wait(SECONDS_BEFORE_NEXT)
 
     def _rest(
         self, session: requests.Session, url: str, partial: Path, headers: Mapping[str, str]

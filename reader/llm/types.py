@@ -124,6 +124,16 @@ class ChatModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Identified(Protocol):
+    """A model that knows its identity without asking anybody."""
+
+    @property
+    def identity(self) -> str | None:
+        """``ModelInfo.identity``, None where it cannot be known yet."""
+        ...
+
+
 def as_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     """The messages as the plain dictionaries that endpoints take."""
     return [{"role": m.role, "content": m.content} for m in messages]
