@@ -1,7 +1,7 @@
 """Where a text may be cut: how good a place is, what stays whole, and the splitting itself.
 
-The splitting is done by ``semantic-text-splitter``. Its time grows with the square of the length,
-so it gets the text in slices.
+The splitting is done by ``semantic-text-splitter``. Its time grows with the square of the number
+of pieces, so it gets the text in slices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 Range: TypeAlias = tuple[int, int]
 
-_SLICE = 1 << 16  # characters
+_SLICE = 32  # pieces
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
 _TABLE = re.compile(r"(?:^[ \t]*\|[^\n]*(?:\n|\Z)){2,}", re.MULTILINE)
 _DEFINITION = re.compile(r"\n[ \t\r]*\n(?=[\w@#/])")
@@ -75,11 +75,11 @@ def definitions(code: str) -> list[int]:
 
 
 def slices(text: str, whole: Sequence[Range], size: int) -> Iterator[Range]:
-    """Stretches of ``size`` characters or less that end between paragraphs, if there are any.
+    """Stretches of up to 32 pieces of ``size`` characters that end between paragraphs if they can.
 
     Blocks in ``whole`` are not cut; where one begins, a slice may become shorter or longer.
     """
-    size = max(size, _SLICE)
+    size = max(_SLICE * size, 2_048)
     starts = [first for first, _ in whole]
     start = 0
     while len(text) - start > size:

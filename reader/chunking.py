@@ -238,7 +238,7 @@ class _Cutter:
         whole = await _aside(len(text), blocks, text, longest)
         weighed: list[tuple[Range, float]] = []
         batch: list[Range] = []
-        for start, end in slices(text, whole, _PIECES * size):
+        for start, end in slices(text, whole, size):
             batch.append((start, end))
             if end - batch[0][0] >= _STRETCH or end == len(text):
                 spans = await _aside(end - batch[0][0], self._cut, batch, size, whole)

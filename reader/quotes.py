@@ -64,7 +64,7 @@ class _Index:
                 if word in masks:
                     masks[word] |= bit
                 else:
-                    key = word if len(masks) < _WORDS else "x"
+                    key = word if len(masks) < _WORDS else _bucket(word)
                     masks[key] = masks.get(key, 0) | bit
 
     def likely(self, words: Iterable[str]) -> list[int]:

@@ -96,13 +96,15 @@ awkward = st.lists(
                 "\n\n\n",
                 "\x00",
                 " ",
+                "\t",
+                "\u2028",
                 "\u200d",
                 "e\u0301",
-                "👩‍👩‍👧",
-                "漢字。",
-                "```\n",
+                "\U0001f469\u200d\U0001f467",
             ]
-            + ["| a | b |\n", "# Head\n", "- item\n", "A sentence. ", "x" * 90, "\t", "\u2028"]
+        ),
+        st.sampled_from(
+            ["漢字。", "```\n", "| a | b |\n", "# Head\n", "- item\n", "A sentence. ", "x" * 90]
         ),
     ),
     max_size=60,
@@ -174,7 +176,7 @@ class TestBoundaries:
     def test_a_long_paragraph_is_cut_between_sentences(self) -> None:
         text = " ".join(TALE.split())
         starts = [text[: c.start].rstrip()[-1] for c in chunks_of(text, 300)[1:]]
-        assert set(starts) <= set(".!?\"'”’")
+        assert set(starts) <= set(".!?\"'\u201d\u2019")
 
     def test_lines_that_wrap_do_not_end_sentences(self) -> None:
         sentence = "the old man went down to the river in the cold of the morning and said nothing"
@@ -243,7 +245,7 @@ class TestBoundaries:
         chunks = chunks_of(TALE, 500, overlap_tokens=100)
         overlapping = [c for c in chunks[1:] if c.overlap_start < c.start]
         assert len(overlapping) >= 0.8 * (len(chunks) - 1)
-        begins = [TALE[: c.overlap_start].rstrip()[-1] in ".!?\"'”’" for c in overlapping]
+        begins = [TALE[: c.overlap_start].rstrip()[-1] in ".!?\"'\u201d\u2019" for c in overlapping]
         assert sum(begins) >= 0.8 * len(begins)
 
 
@@ -282,7 +284,7 @@ class TestDocuments:
     def test_sections_of_a_document_are_its_boundaries(self) -> None:
         body = "The road went on over the hill and the wind blew from the sea. " * 6
         document = Document.from_text(
-            "\n".join(f"# Part {i}\n\n{body}\n" for i in range(20)), media="markdown"
+            "\n".join(f"# Part {i}\n\n{body}\n" for i in range(20)), name="parts.md"
         )
         starts = {section.start for section in document.sections}
         seen: list[tuple[int, int]] = []
@@ -340,9 +342,9 @@ class TestOptions:
         ],
     )
     def test_out_of_range_is_an_error_that_says_the_range(self, options: dict[str, int]) -> None:
-        with pytest.raises(InvalidOption, match="16|50"):
+        with pytest.raises(InvalidOption, match=r"16|50"):
             asyncio.run(chunk("text", counter=WORDS, **options))
-        with pytest.raises(ValueError, match="16|half|0"):
+        with pytest.raises(ValueError, match=r"16|half|0"):
             ChunkOptions(**options)
 
     def test_a_key_changes_with_everything_that_changes_chunks(self) -> None:

@@ -422,6 +422,16 @@ def test_the_words_that_the_answer_adds_to_the_question_decide():
     assert "1758" in result.citations[0].text
 
 
+def test_an_answer_that_only_repeats_the_question_still_decides():
+    result = look_up(
+        Claim("He brought me to the Crooked Billet in Water-street"),
+        Claim("My grandfather Thomas, who was born in 1598, lived at Ecton"),
+        question="Was it the Crooked Billet in Water-street, or Ecton?",
+        answer="Ecton",
+    )
+    assert "Ecton" in result.citations[0].text
+
+
 def test_overlapping_quotes_become_one_citation():
     result = look_up(
         Claim("He gave me, accordingly, three great puffy"), Claim("three great puffy rolls")

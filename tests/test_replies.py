@@ -16,7 +16,7 @@ from reader.llm.replies import (
 
 WORDS = st.text(string.ascii_lowercase + "äéß", min_size=1, max_size=9)
 PROSE = st.lists(
-    st.lists(WORDS, min_size=2, max_size=9).map(lambda w: " ".join(w).capitalize() + "."),
+    st.lists(WORDS, min_size=2, max_size=9).map(lambda w: " ".join(w).capitalize() + " indeed."),
     min_size=1,
     max_size=6,
 ).map(" ".join)

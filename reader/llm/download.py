@@ -87,7 +87,7 @@ async def fetch_from_hub(
         DownloadFailed: the hub does not answer.
     """
     source = hub_file(name)
-    path = _hub_path(source, folder)
+    path = hub_path(source, folder)
 
     def bring(transfer: Transfer) -> None:
         if not checked(path):
@@ -123,7 +123,7 @@ def remove(name: str, folder: str | Path | None = None) -> bool:
         UnknownModel: the catalogue has no such model.
     """
     if name.startswith("hf:"):
-        path = _hub_path(hub_file(name.removeprefix("hf:")), folder)
+        path = hub_path(hub_file(name.removeprefix("hf:")), folder)
     else:
         path = models_folder(folder) / entry(name).file
     traces = [path, partial_of(path), _parts(path)]
@@ -286,7 +286,8 @@ def _clear(path: Path) -> None:
     shutil.rmtree(_parts(path), ignore_errors=True)
 
 
-def _hub_path(source: HubFile, folder: str | Path | None) -> Path:
+def hub_path(source: HubFile, folder: str | Path | None = None) -> Path:
+    """Where a file of the hub is kept."""
     return models_folder(folder) / source.repo.replace("/", "--") / source.file
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from reader.budget import Price
 from reader.errors import MissingExtra, ModelError
 from reader.llm.types import ChatReply, ChatRequest, ModelInfo, OnToken
-from reader.llm.weights import About, CatalogueWeights, FileWeights, HubWeights, Weights
+from reader.llm.weights import CatalogueWeights, FileWeights, HubWeights, Weights
 from reader.tokens import TokenCounter
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class EmbeddedModel:
         """
         return cls(HubWeights(name, folder, on_progress), **settings)
 
+    @property
+    def identity(self) -> str | None:
+        """``ModelInfo.identity``; None for a file that is not here yet."""
+        return self._weights.identity
+
     async def info(self) -> ModelInfo:
         """Describe the model; loads nothing (a file of the hub is fetched).
 
@@ -120,7 +125,7 @@ class EmbeddedModel:
             self._info = ModelInfo(
                 name=about.name,
                 identity=about.identity,
-                window=self._window(about),
+                window=min(self._context, about.window),
                 counter=EngineCounter(self, about.identity),
                 json_schema=True,
                 price=Price(prompt=0, completion=0),
@@ -153,19 +158,16 @@ class EmbeddedModel:
         """
         if (running := self._served) is not None:
             return running
-        window = self._window(await self._weights.about())
+        window = (await self.info()).window
         path = await self._weights.path()
         return await asyncio.to_thread(self._start, path, window)
-
-    def _window(self, about: About) -> int:
-        return min(self._context, about.window)
 
     def _start(self, path: Path, window: int) -> ServedModel:
         from reader.llm.served import ServedModel
 
         with self._lock:
             if self._served is None:
-                key = secrets.token_urlsafe()
+                key = secrets.token_hex(32)
                 self._engine = start_engine(
                     path, key, window=window, slots=self._slots, threads=self._threads
                 )

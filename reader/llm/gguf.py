@@ -20,6 +20,7 @@ FORMATS = {
 WHOLE_NUMBERS = {0, 1, 2, 3, 4, 5, 10, 11}
 MOST_ENTRIES = 100_000
 LONGEST_KEY = 65_535  # bytes
+LONGEST_VALUE = 1 << 40  # bytes
 EDGE = 4 << 20  # bytes
 
 
@@ -36,7 +37,7 @@ def trained_window(path: Path) -> int:
         raise UnknownModel(
             f"{path} cannot be read ({error.strerror}).", hint="Check the path after gguf:."
         ) from error
-    except (struct.error, ValueError, KeyError, OverflowError):
+    except (struct.error, ValueError, KeyError):
         raise UnknownModel(
             f"{path} is not a GGUF model.",
             hint="Pass the path of a .gguf file of a language model.",
@@ -77,16 +78,22 @@ def _context_length(file: BinaryIO) -> int:
 
 def _skip(file: BinaryIO, kind: int) -> None:
     if kind == STRING:
-        file.seek(_number(file, "<Q"), os.SEEK_CUR)
+        _forward(file, _number(file, "<Q"))
     elif kind != ARRAY:
-        file.seek(struct.calcsize(FORMATS[kind]), os.SEEK_CUR)
+        _forward(file, struct.calcsize(FORMATS[kind]))
     else:
         inner, count = _number(file, "<I"), _number(file, "<Q")
-        if inner in FORMATS:
-            file.seek(struct.calcsize(FORMATS[inner]) * count, os.SEEK_CUR)
-        else:
+        if inner == STRING:
             for _ in range(count):
-                _skip(file, inner)
+                _forward(file, _number(file, "<Q"))
+        else:
+            _forward(file, struct.calcsize(FORMATS[inner]) * count)
+
+
+def _forward(file: BinaryIO, count: int) -> None:
+    if count > LONGEST_VALUE:
+        raise ValueError("value")
+    file.seek(count, os.SEEK_CUR)
 
 
 def _number(file: BinaryIO, form: str) -> int:

@@ -83,7 +83,9 @@ def instructions(form: Any) -> str:
         form = f"Reply with JSON only: {_kind(schema, schema)}."
         return "\n".join([f"{form} Fields of an object:", *lines] if lines else [form])
     lines = _fields(schema, schema, 0)
-    return "\n".join(["Reply with one JSON object and nothing else. Its fields:", *lines])
+    return "\n".join(
+        ["Reply with one JSON object on one line and nothing else. Its fields:", *lines]
+    )
 
 
 def _fields(node: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reader.llm.catalogue import CatalogueEntry
-from reader.llm.download import fetch, fetch_from_hub, hub_file
+from reader.llm.download import fetch, fetch_from_hub, hub_file, hub_path
 from reader.llm.gguf import file_identity, trained_window
 from reader.llm.transfer import OnProgress
 
@@ -25,6 +25,11 @@ class About:
 
 class Weights(Protocol):
     """Weights of one model."""
+
+    @property
+    def identity(self) -> str | None:
+        """As in ``ModelInfo``; None where the file is needed for it and is not here."""
+        ...
 
     async def about(self) -> About:
         """Describe them, without loading them.
@@ -51,10 +56,15 @@ class CatalogueWeights:
     folder: str | Path | None = None
     on_progress: OnProgress | None = None
 
+    @property
+    def identity(self) -> str:
+        """The pinned hash."""
+        return f"sha256:{self.entry.sha256}"
+
     async def about(self) -> About:
         """What the catalogue says."""
         known = self.entry
-        return About(known.title, f"sha256:{known.sha256}", known.window, known.notice)
+        return About(known.title, self.identity, known.window, known.notice)
 
     async def path(self) -> Path:
         """The checked file, fetched where needed."""
@@ -66,6 +76,11 @@ class FileWeights:
     """Any GGUF file on disk: known by its header and a cheap hash."""
 
     file: Path
+
+    @property
+    def identity(self) -> str | None:
+        """Size and hash of both ends."""
+        return file_identity(self.file) if self.file.is_file() else None
 
     async def about(self) -> About:
         """What the file's header says."""
@@ -93,10 +108,15 @@ class HubWeights:
         folder: str | Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        hub_file(name)
+        self._source = hub_file(name)
         self._name = name
         self._folder = folder
         self._on_progress = on_progress
+
+    @property
+    def identity(self) -> str | None:
+        """Size and hash of both ends, once the file is here."""
+        return FileWeights(hub_path(self._source, self._folder)).identity
 
     async def about(self) -> About:
         """What the file's header says."""
