@@ -30,7 +30,7 @@ REPLY_TOKENS = 200
 
 
 def document(chunks: int, seed: str) -> Document:
-    """A text that is cut into so many chunks of about 1,000 words."""
+    """A text of about so many chunks of 1,000 words."""
     paragraphs = [f"{seed} part {i}. {SENTENCE * 62}" for i in range(chunks)]
     return Document.from_text("\n\n".join(paragraphs))
 
@@ -80,35 +80,35 @@ async def bare(url: str, prompts: list[list[str]]) -> float:
         return time.perf_counter() - began
 
 
-async def ours(url: str, doc: Document, questions: int, chunks: int) -> tuple[float, int]:
-    """The same calls as chain-of-agents; returns seconds and calls made."""
+async def ours(url: str, doc: Document, questions: int) -> tuple[float, int]:
+    """The same calls as chain-of-agents; returns seconds and calls made per question."""
     with tempfile.TemporaryDirectory() as folder:
         model = ServedModel(url, "m", window=4096, counter=WordCounter())
         async with Reader(model, store=folder) as reader:
-            options = {"chunk_tokens": 1100, "cu_tokens": REPLY_TOKENS, "concurrency": questions}
+            options = {"chunk_tokens": 1125, "cu_tokens": REPLY_TOKENS, "concurrency": questions}
             await reader.aanswer(document(1, "Warm up"), "Warm up?", **options)
             began = time.perf_counter()
             answers = await asyncio.gather(
                 *(reader.aanswer(doc, f"Question {i}?", **options) for i in range(questions))
             )
             seconds = time.perf_counter() - began
-        assert all(a.coverage.read == chunks for a in answers)
         await model.aclose()
-        return seconds, sum(a.usage.calls for a in answers)
+        assert all(a.coverage.share == 1.0 for a in answers)
+        calls = {a.usage.calls for a in answers}
+        assert len(calls) == 1
+        return seconds, calls.pop()
 
 
 async def compare(delay: float, questions: int, chunks: int, rounds: int) -> tuple[float, float]:
     """Median seconds of both, taking turns."""
     doc = document(chunks, "Bench")
     prompt = "x" * 400 + SENTENCE * 62
-    prompts = [[prompt] * (chunks + 1) for _ in range(questions)]
     theirs, mine = [], []
     with Server(delay) as server:
         for _ in range(rounds):
-            theirs.append(await bare(server.url, prompts))
-            seconds, calls = await ours(server.url, doc, questions, chunks)
-            assert calls == questions * (chunks + 1)
+            seconds, calls = await ours(server.url, doc, questions)
             mine.append(seconds)
+            theirs.append(await bare(server.url, [[prompt] * calls] * questions))
     return statistics.median(theirs), statistics.median(mine)
 
 

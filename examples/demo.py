@@ -13,8 +13,8 @@ from rich.console import Console
 from reader import Reader
 from reader.progress import TerminalProgress
 
-QUESTION = "How many pounds did Mr. White wish for?"
-OPTIONS = {"window": 2048}
+QUESTION = "What is the sergeant-major's name?"
+OPTIONS = {"window": 2048, "preset": "evidence"}
 
 
 def main() -> None:
