@@ -282,9 +282,7 @@ def resume_run(
 def main() -> None:
     """The console script; errors become one sentence and an exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted. The same command goes on where it was.", err=True)
         sys.exit(130)

@@ -1,0 +1,87 @@
+"""The shell: what it prints, how it exits, what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import tale
+from servers import LocalServer, ok
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from reader.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> str:
+    path = tmp_path / "book.txt"
+    path.write_text(tale())
+    return str(path)
+
+
+def test_ask_estimate_and_runs_of_one_question(tmp_path, book):
+    store = str(tmp_path / "s")
+    with LocalServer(default=ok("It says that the number is 333.")) as server:
+        common = (book, "Which number?", "--model", server.url, "--store", store)
+        size = ("--chunk-tokens", "100")
+        expected = shell("estimate", *common, *size, "--json")
+        assert expected.returncode == 0, expected.stderr
+        calls = json.loads(expected.stdout)["calls"]
+        assert server.calls == []
+        asked = shell("ask", *common, *size, "--json")
+        assert asked.returncode == 0, asked.stderr
+        answer = json.loads(asked.stdout)
+        assert answer["usage"]["calls"] == len(server.calls) == calls
+        part = shell("ask", *common, "--chunk-tokens", "90", "--budget", "calls=2")
+        assert part.returncode == 3
+        assert "2 calls" in part.stdout
+        run = json.loads(shell("runs", "--store", store, "--json").stdout)[0]
+        assert run["state"] == "partial"
+        done = shell("runs", "resume", run["id"], "--store", store, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["usage"]["cached_calls"] >= 1
+        shown = shell("runs", "show", answer["run_id"], "--store", store)
+        assert "333" in shown.stdout
+
+
+def test_not_found_has_an_exit_code_of_its_own(tmp_path, book):
+    with LocalServer(default=ok("Not found in the document.")) as server:
+        asked = shell("ask", book, "Which?", "-m", server.url, "--store", str(tmp_path / "s"))
+    assert asked.returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("ask", "missing.txt", "Who?"), 2, "No file"),
+        (("ask", "{book}", " "), 2, "empty"),
+        (("ask", "{book}", "Who?", "-s", "cao"), 2, "'coa'"),
+        (("ask", "{book}", "Who?", "-o", "path=single"), 2, "'paths'"),
+        (("ask", "{book}", "Who?", "-m", "http://127.0.0.1:9/v1"), 1, "Start the server"),
+        (("ask", "{book}"), 2, "needed"),
+        (("ask", "{book}", "Who?", "--nope"), 2, "No such option"),
+        (("runs", "show", "nothing"), 1, "no run"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_no_traceback(book, arguments, code, says):
+    done = shell(*(a.replace("{book}", book) for a in arguments))
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_strategies_show_prints_the_machine_and_the_options():
+    done = shell("strategies", "show", "coa")
+    assert done.returncode == 0
+    assert "graph TD" in done.stdout
+    assert "cu_tokens" in done.stdout
