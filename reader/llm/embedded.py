@@ -26,7 +26,8 @@ CONTEXT_TOKENS = 16_384
 SLOTS = 2
 SECONDS_FOR_A_CALL = 3600.0  # a full window on a slow machine, behind others in the queue
 PROMPT_CACHE_MIB = 1024
-BATCH_TOKENS = 512
+BATCH_TOKENS = 256
+READ_AHEAD_BLOCK = 4 << 20  # bytes
 
 
 class EmbeddedModel:
@@ -255,13 +256,26 @@ def start_engine(path: Path, key: str, *, window: int, slots: int, threads: int 
     # A cancelled call is noticed between batches: small ones are noticed soon.
     params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.warmup = False
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     try:
+        read_ahead(path)
         return xllamacpp.Server(params)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise ModelError(
             f"llama.cpp cannot load {path.name}.",
             hint="The file may be damaged or too new for the installed xllamacpp, or the memory"
             " too small: a smaller context_tokens= or fewer slots= need less.",
         ) from error
+
+
+def read_ahead(path: Path) -> None:
+    """Bring a file into the system's page cache.
+
+    Loading holds up all other Python threads; waiting for a slow disk is done before, here.
+    """
+    block = bytearray(READ_AHEAD_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
