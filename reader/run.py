@@ -164,6 +164,8 @@ async def _drive(
     if state is not None and state.next:
         start = None
         for path, _, note in shared.store.notes(reading.run_id):
+            if "chunk" not in note:
+                continue
             reading.emit(
                 ChunkRead(
                     chunk=note["chunk"],
