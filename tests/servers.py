@@ -165,6 +165,7 @@ class LocalServer:
         dialect: Whose other endpoints (/tokenize, /props, /api/show) it has.
         window: Tokens, where the dialect tells them.
         key: The only bearer key it accepts.
+        drops: Requests to /tokenize on which it hangs up before it answers.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class LocalServer:
         window: int = 4096,
         key: str | None = None,
         port: int = 0,
+        drops: int = 0,
     ) -> None:
         self.answer = script if callable(script) else None
         self.script = deque(() if callable(script) else script)
@@ -188,6 +190,7 @@ class LocalServer:
         self.window = window
         self.key = key
         self.port = port
+        self.drops = drops
         self.requests: list[Exchange] = []
         self.completed: list[Exchange] = []
         self.in_flight = self.max_in_flight = self.connections = 0
@@ -239,6 +242,9 @@ class LocalServer:
             if self.answer is not None:
                 return self.answer(request.json)
             return self.script.popleft() if self.script else self.default
+        if self.drops and request.path == "/tokenize":
+            self.drops -= 1
+            return hung_up()
         return self._other(request.path, json.loads(request.body or b"{}"))
 
     def _other(self, path: str, body: dict[str, Any]) -> Reply:

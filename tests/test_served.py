@@ -397,6 +397,12 @@ def test_llama_server_tells_the_window_of_a_slot_and_counts():
     assert whole == 3 + 2 * 2 + 1
 
 
+def test_a_connection_closed_while_counting_costs_nothing_but_a_second_question():
+    with LocalServer(dialect="llama.cpp", drops=2) as server:
+        _, counts, _ = describe(server)
+    assert counts == [3, 1]
+
+
 def test_ollama_tells_the_window_it_really_gives():
     with LocalServer(dialect="ollama", window=4000, models=("llama3:latest",)) as server:
         info, _, _ = describe(server, "llama3")
