@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from reader.answers import Answer, Coverage, Trace
 from reader.budget import Budget, Estimate, Ledger, Price
+from reader.chunking import ChunkCache
 from reader.documents import Document
 from reader.errors import ReaderError
 from reader.events import ChunkRead, Done, Emit, RunStarted
@@ -61,6 +62,7 @@ class Shared:
     store: Store
     limiter: Limiter
     price: Price | None
+    chunk_cache: ChunkCache = field(default_factory=ChunkCache)
 
 
 def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
@@ -202,6 +204,7 @@ def _reading(call: Call, shared: Shared, ledger: Ledger, emit: Emit, model: Chat
         store=shared.store,
         ledger=ledger,
         emit=emit,
+        chunk_cache=shared.chunk_cache,
     )
 
 

@@ -10,6 +10,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -17,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Budget, Estimate, Ledger
-from reader.chunking import Chunk
+from reader.chunking import Chunk, ChunkCache
 from reader.documents import Document
 from reader.errors import InvalidOption, UnknownStrategy
-from reader.events import Emit, Notice, Progress
+from reader.events import Emit, Notice, Progress, ignore
 from reader.llm.types import ChatModel, ModelInfo
 from reader.memory.store import Store
 
@@ -67,12 +68,34 @@ class Reading:
     store: Store
     ledger: Ledger
     emit: Emit
+    chunk_cache: ChunkCache = field(default_factory=ChunkCache)
     chunks: Sequence[Chunk] = ()
     plan: Any = None
     estimate: Estimate | None = None
     done: int = 0
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def listened(self) -> bool:
+        """Whether anybody hears the events; nobody gains from a streamed reply otherwise."""
+        return self.emit is not ignore
+
+    async def cut(
+        self, chunk_tokens: int, *, overlap_tokens: int = 0, code: bool = False
+    ) -> Sequence[Chunk]:
+        """The document's chunks; cut once for all questions about it.
+
+        Raises:
+            ModelError: the server that counts tokens does not answer.
+        """
+        return await self.chunk_cache.chunks(
+            self.document,
+            counter=self.info.counter,
+            chunk_tokens=chunk_tokens,
+            overlap_tokens=overlap_tokens,
+            code=code,
+        )
 
     def text(self, chunk: Chunk) -> str:
         """The chunk's characters."""
@@ -178,6 +201,7 @@ def strategies() -> dict[str, type[Strategy[Any]]]:
     return {e.name: e.load() for e in sorted(entry_points(group="reader.strategies"))}
 
 
+@cache  # reading the metadata of all installed packages takes 16 ms
 def find_strategy(name: str) -> type[Strategy[Any]]:
     """The strategy of that name.
 

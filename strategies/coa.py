@@ -18,7 +18,7 @@ from langgraph.types import Command, Send
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
-from reader.chunking import Chunk, chunk_document
+from reader.chunking import Chunk
 from reader.errors import LimitReached, ModelUnavailable
 from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates
@@ -84,9 +84,7 @@ class ChainOfAgents(Strategy[CoAOptions]):
         """Compute the room for a chunk and cut the document."""
         reading.plan = plan = Plan(reading)
         size = await plan.measure()
-        reading.chunks = await chunk_document(
-            reading.document, counter=reading.info.counter, chunk_tokens=size
-        )
+        reading.chunks = await reading.cut(size, code=plan.options.task == "code")
 
     def estimate(self, reading: Reading) -> Estimate:
         """n + 1 calls a path (section 3.3 of the paper); expected lengths from replies seen."""

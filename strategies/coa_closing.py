@@ -58,7 +58,10 @@ async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> d
             answer, index, calls = reading.choices[chosen.index], chosen.index, chosen.calls
         else:
             reply = await reading.model.generate(
-                request, (lambda piece: reading.emit(AnswerToken(text=piece))) if single else None
+                request,
+                (lambda piece: reading.emit(AnswerToken(text=piece)))
+                if single and reading.listened
+                else None,
             )
             reading.saw_reply("manager", reply.completion_tokens)
             answer, index, calls = clean(reply.text), None, 1
