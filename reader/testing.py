@@ -16,12 +16,17 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+from zlib import crc32
 
 from reader.budget import Price
 from reader.errors import ContextOverflow
+from reader.llm.embedders import EmbedderInfo
 from reader.llm.types import ChatReply, ChatRequest, ModelInfo, OnToken
 from reader.tokens import TokenCounter
+
+if TYPE_CHECKING:
+    from reader.llm.embedders import Vectors
 
 Respond: TypeAlias = Callable[[ChatRequest], "str | ChatReply | Awaitable[str | ChatReply]"]
 
@@ -226,3 +231,52 @@ def _pieces(text: str) -> Iterator[str]:
         yield match[0]
     if text[end:]:
         yield text[end:]
+
+
+class WordEmbedder:
+    """An embedder of words: texts are alike where they share words. The same in every process.
+
+    Args:
+        dimension: Numbers in a vector; words share a place where there are more of them.
+        identity: For the keys of vectors.
+        longest: Characters that it says it reads.
+        failure: Raised instead of giving vectors.
+
+    Attributes:
+        embedded: All texts so far.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 256,
+        *,
+        identity: str = "words",
+        longest: int | None = None,
+        failure: Exception | None = None,
+    ) -> None:
+        self.identity = identity
+        self._info = EmbedderInfo(
+            name=identity, identity=identity, dimension=dimension, longest=longest
+        )
+        self._failure = failure
+        self.embedded: list[str] = []
+
+    async def info(self) -> EmbedderInfo:
+        """What was passed in."""
+        return self._info
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Counts of words, ``[len(texts), dimension]``."""
+        import numpy as np
+
+        if self._failure is not None:
+            raise self._failure
+        self.embedded += texts
+        vectors = np.zeros((len(texts), self._info.dimension), np.float32)
+        for row, text in enumerate(texts):
+            for word in _TOKEN.findall(text.lower()):
+                vectors[row, crc32(word.encode()) % self._info.dimension] += 1.0
+        return vectors
+
+    async def aclose(self) -> None:
+        """Nothing to free."""

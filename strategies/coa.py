@@ -17,6 +17,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 
 from reader.answers import ChunkStatus, Step
+from reader.bm25 import BM25Index
 from reader.budget import Estimate
 from reader.chunking import Chunk
 from reader.errors import LimitReached, ModelUnavailable
@@ -304,18 +305,12 @@ async def manager(state: PathState, runtime: Runtime[Reading]) -> Command[Any]:
 
 def chunks_to_read_again(reading: Reading, path: int) -> list[int]:
     """Unread and failed chunks and those most similar to the question, last ones first."""
-    import bm25s
-
     plan: Plan = reading.plan
     notes = [note for _, _, note in reading.store.notes(reading.run_id, path)]
     missed = {note["chunk"] for note in notes if note["outcome"] != "read"}
-    texts = [reading.text(chunk) for chunk in reading.chunks]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
-    wanted = min(plan.options.second_pass_chunks, len(texts))
-    question = bm25s.tokenize([plan.question or "summary"], show_progress=False)
-    ranked, _ = index.retrieve(question, k=wanted, show_progress=False)
-    return sorted(missed | {int(i) for i in ranked[0]}, reverse=True)
+    index = BM25Index([reading.text(chunk) for chunk in reading.chunks])
+    ranked = index.rank(plan.question or "summary", plan.options.second_pass_chunks)
+    return sorted(missed | {i for i, _ in ranked}, reverse=True)
 
 
 async def select(state: ChainState, runtime: Runtime[Reading]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import sys
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,17 @@ def ok(
     words = (text or "").split(" ")
     pieces = tuple(w if i == 0 else f" {w}" for i, w in enumerate(words))
     return replace(as_json(data), pieces=pieces, finish=finish, usage=usage, delay=delay)
+
+
+def embeddings(texts: Sequence[str], dimension: int = 64) -> Reply:
+    """Counts of words as vectors, in another order than the texts': that is what index is for."""
+    data = []
+    for index, text in enumerate(texts):
+        vector = [0.0] * dimension
+        for word in text.lower().split():
+            vector[zlib.crc32(word.strip(".?").encode()) % dimension] += 1.0
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    return as_json({"object": "list", "data": data[::-1], "model": "m"})
 
 
 def cut_at_cap(text: str) -> Reply:
@@ -212,6 +224,11 @@ class LocalServer:
         """The JSON of every chat call so far; ``completed`` has those that were answered."""
         return [r.json for r in self.requests if r.path.endswith("/chat/completions")]
 
+    @property
+    def embedded(self) -> list[list[str]]:
+        """The texts of every embedding call so far."""
+        return [r.json["input"] for r in self.requests if r.path.endswith("/embeddings")]
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._ready.wait()
@@ -238,6 +255,8 @@ class LocalServer:
         """The reply to one request."""
         if self.key is not None and f"bearer {self.key}" not in request.head.lower():
             return wrong_key()
+        if request.path.endswith("/embeddings"):
+            return self.script.popleft() if self.script else embeddings(request.json["input"])
         if request.path.endswith("/chat/completions"):
             if self.answer is not None:
                 return self.answer(request.json)

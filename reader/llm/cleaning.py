@@ -6,6 +6,7 @@ Positions and lengths are characters. Labels and stop words are English.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _NO_CASE = re.IGNORECASE
 
@@ -19,6 +20,7 @@ _THINK_OPEN = re.compile(rf"^[ \t]*<{_THINK}\s*>", _NO_CASE | re.MULTILINE)
 # Chat templates often write the opening tag themselves, so the reply holds the closing one only.
 # Between blanks, quotes or backticks the tag is being talked about.
 _THINK_CLOSE = re.compile(rf"(?<![ \t`\"'])</{_THINK}\s*>(?![`\"'])", _NO_CASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL_TOKENS = re.compile(r"(?:\s*(?:<\|\w+\|>|</s>))+\s*\Z")
 _FENCE = re.compile(r"\A```[\w+#.-]*[ \t]*\n(.*?)(?:\n?```)?\Z", re.DOTALL)
 
@@ -86,9 +88,26 @@ def clean(text: str) -> str:
     label before it, and blank lines around it. Indentation of the first line stays. Cleaning
     twice changes nothing more.
     """
+    text = well_formed(text)
     while (shorter := _clean_once(text)) != text:
         text = shorter
     return text
+
+
+def well_formed(value: Any) -> Any:
+    r"""A text, or texts within lists and mappings, without halves of surrogate pairs.
+
+    JSON can write them ("\ud83d"), and weak models do; nothing that is text can hold them.
+    """
+    if isinstance(value, str):
+        if value.isascii() or not _SURROGATE.search(value):
+            return value
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [well_formed(item) for item in value]
+    if isinstance(value, dict):
+        return {well_formed(name): well_formed(item) for name, item in value.items()}
+    return value
 
 
 def _clean_once(text: str) -> str:

@@ -71,7 +71,7 @@ async def fetch(
             _from_any_source(entry, path, transfer)
 
     if not _recorded(path, entry.sha256):
-        await _in_thread(path, entry.title, on_progress, bring)
+        await bring_alone(path, entry.title, on_progress, bring)
     return path
 
 
@@ -95,7 +95,7 @@ async def fetch_from_hub(
             record(path, file_sha256(path))
 
     if not _recorded(path):
-        await _in_thread(path, path.name, on_progress, bring)
+        await bring_alone(path, path.name, on_progress, bring)
     return path
 
 
@@ -209,7 +209,7 @@ def _from_any_source(entry: CatalogueEntry, path: Path, transfer: Transfer) -> N
     raise DownloadFailed(f"{entry.title} could not be fetched. {' '.join(reasons)}")
 
 
-async def _in_thread(
+async def bring_alone(
     path: Path, label: str, on_progress: OnProgress | None, bring: Callable[[Transfer], None]
 ) -> None:
     """Run ``bring`` alone among all processes; a cancelled caller stops it at the next block.

@@ -133,7 +133,7 @@ def _from_status(
                 f"{address} has no such model.", hint="Name one that it serves: ADDRESS#NAME."
             )
         return RequestRefused(
-            f"{address} has no chat completions (status 404).",
+            f"{address} has no such endpoint (status 404).",
             hint="The address of an OpenAI-compatible endpoint mostly ends in /v1.",
         )
     if status == 429 and "insufficient_quota" in said:

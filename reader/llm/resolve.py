@@ -80,7 +80,7 @@ def _named(
     if kind in ("http", "https"):
         from reader.llm.served import ServedModel
 
-        address, name = _address(spec)
+        address, name = address_and_name(spec)
         return ServedModel(address, name, api_key=api_key)
     if kind == "openai" and rest:
         from reader.llm.hosted import openai_model
@@ -97,7 +97,7 @@ def _named(
     raise UnknownModel(f"There is no model {spec!r}.", hint=f"Did you mean {_nearest(spec)!r}?")
 
 
-def _address(spec: str) -> tuple[str, str | None]:
+def address_and_name(spec: str) -> tuple[str, str | None]:
     """The address with /v1 where it has no path, and the name behind the #."""
     address, _, name = spec.partition("#")
     try:

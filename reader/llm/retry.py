@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from reader.errors import ModelError, ModelUnavailable, RateLimited
 from reader.events import CallRetried, Emit, ignore
@@ -21,6 +21,8 @@ LONGEST_WAIT = 30.0
 LONGEST_RETRY_AFTER = 120.0
 NO_SERVER_ATTEMPTS = 2
 
+T = TypeVar("T")
+
 
 def backoff(attempt: int, error: ModelError) -> float:
     """Seconds to wait after a failed attempt, counted from 1.
@@ -32,6 +34,28 @@ def backoff(attempt: int, error: ModelError) -> float:
         return min(error.retry_after, LONGEST_RETRY_AFTER) + random.uniform(0.0, FIRST_WAIT)  # noqa: S311
     wait: float = min(FIRST_WAIT * 2.0 ** (attempt - 1), LONGEST_WAIT)
     return wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+async def retried(
+    call: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = ATTEMPTS,
+    wait: Callable[[int, ModelError], float] = backoff,
+) -> T:
+    """Make a call that is not a chat, if need be in several attempts.
+
+    Raises:
+        ModelError: the last attempt's error, or one that trying again cannot mend.
+    """
+    for attempt in range(1, attempts):
+        try:
+            return await call()
+        except ModelError as error:
+            gone = isinstance(error, ModelUnavailable) and attempt >= NO_SERVER_ATTEMPTS
+            if not error.retryable or gone:
+                raise
+            await asyncio.sleep(wait(attempt, error))
+    return await call()
 
 
 class RetryingModel(Layer):

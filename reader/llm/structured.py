@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reader.budget import Ledger
 from reader.errors import BadReply, ContextOverflow, LimitReached, RequestRefused
+from reader.llm.cleaning import well_formed
 from reader.llm.lenient import readings
 from reader.llm.replies import clean
 from reader.llm.schemas import endpoint_schema, instructions, plain_schema
@@ -163,7 +164,7 @@ class _Parser(Generic[T]):
         told = False
         for candidate in readings(text, self._schema, cut=cut):
             try:
-                value = self._adapter.validate_python(candidate)
+                value = self._adapter.validate_python(well_formed(candidate))
             except ValidationError as failure:
                 if not told:
                     error, told = _in_words(failure), True

