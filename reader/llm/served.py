@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 NO_KEY = "none"
-ASKED = 3
 FINISHES: dict[object, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -136,10 +135,6 @@ class ServedModel:
     async def ask(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """Call another endpoint of the same server, over the same connections.
 
-        Such questions (what is served, how many tokens a text has) change nothing and cost
-        nothing, so a connection that the server closed just then is no reason to fail: they are
-        put again, three times in all. Model calls are made again in ``reader.llm.retry`` only.
-
         Args:
             method: "get" or "post".
             url: A path below the address, or a whole address.
@@ -148,21 +143,10 @@ class ServedModel:
         Raises:
             ModelError: one of its kinds.
         """
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
-
-        async def once() -> Any:
-            async with self._call(None) as client:
-                if method == "get":
-                    return await client.get(url, cast_to=object)
-                return await client.post(url, body=body, cast_to=object)
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(BadReply),
-            stop=stop_after_attempt(ASKED),
-            wait=wait_random(0.0, 0.2),
-            reraise=True,
-        )
-        return await retrying(once)
+        async with self._call(None) as client:
+            if method == "get":
+                return await client.get(url, cast_to=object)
+            return await client.post(url, body=body, cast_to=object)
 
     def open(self) -> AsyncOpenAI:
         """A client for the running loop."""

@@ -10,6 +10,7 @@ from reader.errors import BadReply
 
 Dialect: TypeAlias = Literal["vllm", "llama.cpp"]
 IN_FLIGHT = 16
+ATTEMPTS = 3
 
 
 class Asks(Protocol):
@@ -64,7 +65,7 @@ class ServerTokenCounter:
         messages = [{"role": role, "content": content} for role, content in turns]
         if self._dialect == "vllm":
             return await self._post({"model": self._model, "messages": messages})
-        reply = await self._ask("post", f"{self._root}/apply-template", {"messages": messages})
+        reply = await self._put("/apply-template", {"messages": messages})
         if not isinstance(reply, Mapping) or not isinstance(reply.get("prompt"), str):
             raise BadReply("The server's /apply-template does not answer as llama-server's does.")
         return await self._count(reply["prompt"], special=True)
@@ -80,8 +81,22 @@ class ServerTokenCounter:
             )
         return await self._post({"content": text, "add_special": special, "parse_special": True})
 
+    async def _put(self, endpoint: str, body: Mapping[str, Any]) -> Any:
+        """Ask, at most three times: counting changes nothing and costs nothing, so a connection
+        that the server closed just then is no reason to fail. Model calls are made again in
+        ``reader.llm.retry`` only."""
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(BadReply),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random(0.0, 0.2),
+            reraise=True,
+        )
+        return await retrying(self._ask, "post", f"{self._root}{endpoint}", body)
+
     async def _post(self, body: Mapping[str, Any]) -> int:
-        reply = await self._ask("post", f"{self._root}/tokenize", body)
+        reply = await self._put("/tokenize", body)
         if isinstance(reply, Mapping):
             if isinstance(reply.get("count"), int):
                 return int(reply["count"])
