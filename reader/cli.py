@@ -34,6 +34,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
+INTERRUPTED = 130
 
 Documents = Annotated[list[str], typer.Argument(metavar="DOC... QUESTION", show_default=False)]
 Strategy = Annotated[str, typer.Option("--strategy", "-s", help="Reading strategy.")]
@@ -282,10 +283,13 @@ def resume_run(
 def main() -> None:
     """The console script; errors become one sentence and an exit code."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer makes this code of Ctrl-C by itself
+            raise KeyboardInterrupt
+        sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("Interrupted. The same command goes on where it was.", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except ReaderError as error:
         typer.echo(f"reader: {error}", err=True)
         if error.spent is not None and error.spent.calls:

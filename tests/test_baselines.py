@@ -144,6 +144,12 @@ def test_a_document_that_gives_orders_cannot_close_its_fence(store):
     assert "</source_text_>" in script.prompts("answer")[0]
 
 
+def test_a_reply_that_is_a_quote_only_is_its_own_answer(store):
+    answer = ask("full", Script(answer=f'Quote: "{FACT}"'), store)
+    assert (answer.text, answer.status) == (FACT, "answered")
+    assert [c.text for c in answer.citations] == [FACT]
+
+
 # Closed book -----------------------------------------------------------------------------
 
 
@@ -188,6 +194,17 @@ def test_only_the_passages_most_like_the_question_are_shown(store):
     assert answer.coverage.read == 2
     assert answer.coverage.skipped == 28
     assert [c.text for c in answer.citations] == [FACT]
+
+
+def test_a_quote_from_a_passage_that_was_not_shown_is_marked(store):
+    options = {"chunk_tokens": 60, "overlap_tokens": 0, "k": 2, "order": "document"}
+    script = Script(answer="It is 111.\nQuote: The fact of part 1 is number 111.")
+    answer = ask("rag", script, store, question="333 or 444?", **options)
+    assert passages(script) == ["3", "4"]
+    assert [c.match for c in answer.citations] == ["elsewhere"]
+    shown = Script(answer="It is 444.\nQuote: The fact of part 4 is number 444.")
+    answer = ask("rag", shown, Store.in_memory(), question="333 or 444?", **options)
+    assert [c.match for c in answer.citations] == ["exact"]
 
 
 def test_without_an_embedder_bm25_ranks_and_the_trace_says_so(store):

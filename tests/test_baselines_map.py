@@ -494,3 +494,53 @@ def test_the_estimate_is_close_to_what_a_run_uses(strategy, store):
             assert expected.prompt_tokens == pytest.approx(used.prompt_tokens, rel=0.2)
             assert expected.completion_tokens == pytest.approx(used.completion_tokens, rel=0.2)
             assert used.completion_tokens <= expected.max_completion_tokens
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_the_budget_keeps_room_for_a_last_call_with_what_fits_it(strategy):
+    def long_quotes(request):
+        text = request.messages[0].content
+        found = [s.strip() + "." for s in re.findall(r"(?:The fact|The road)[^.]*", text)]
+        return json.dumps({"quotes": [{"paragraph": 1, "quote": s} for s in dict.fromkeys(found)]})
+
+    by = script(map=lambda r: everything(r) * 4, quote=long_quotes)
+    more = {"note_tokens": 128} if strategy == "map_reduce" else {}
+    answer = ask(strategy, by, doc=tale(60), budget={"tokens": 8000}, answer_tokens=32, **more)
+    assert by.asked[-1].purpose == "answer"
+    assert (answer.text, answer.status) == ("It is 333.", "partial")
+    assert any("did not fit" in w for w in answer.trace.warnings)
+
+
+def test_a_budget_spent_between_rounds_answers_from_the_round_before(store):
+    by = script(map=everything, combine="One note.")
+    options = {"model_window": 700, "note_tokens": 40, "budget": {"calls": 63}, "concurrency": 1}
+    answer = ask("map_reduce", by, store, tale(60), **options)
+    assert len(by.asked) == 63
+    assert len(by.prompts("combine")) == 2
+    assert "Part 3 says 333" in by.prompts("answer")[0]
+    assert answer.text == "It is 333."
+    assert any("did not fit" in w for w in answer.trace.warnings)
+
+
+def test_a_second_look_that_fails_is_told(store, monkeypatch):
+    no_waiting(monkeypatch)
+
+    def reply(request):
+        if "comes nearest" in request.messages[-1].content:
+            return ServerFailed("500")
+        return json.dumps({"quotes": []})
+
+    answer = ask("quotes", script(quote=reply), store)
+    assert answer.status == "not_found"
+    assert any("second look failed" in w for w in answer.trace.warnings)
+
+
+def test_a_sentence_of_another_chunk_is_not_one_of_this(store):
+    by = script(
+        quote=lambda r: json.dumps(
+            {"quotes": [{"paragraph": 1, "quote": FACT}] if part_of(r) == 1 else []}
+        )
+    )
+    answer = ask("quotes", by, store)
+    assert by.prompts("answer") == []
+    assert answer.status == "not_found"

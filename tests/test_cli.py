@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,22 @@ def book(tmp_path: Path) -> str:
     path = tmp_path / "book.txt"
     path.write_text(tale())
     return str(path)
+
+
+def test_ctrl_c_says_that_the_run_goes_on(tmp_path, book):
+    arguments = ("ask", book, "Which number?", "--store", str(tmp_path / "s"), "--model")
+    code = "from reader.cli import main; main()"
+    with LocalServer(default=ok("Facts."), delay=30.0) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments, server.url], stderr=-1, text=True
+        )
+        while not server.calls and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "goes on" in said
+    assert "Traceback" not in said
 
 
 def test_ask_estimate_and_runs_of_one_question(tmp_path, book):

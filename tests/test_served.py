@@ -264,7 +264,7 @@ def test_a_server_that_does_not_answer_in_time():
         ({"Retry-After": "2"}, 2.0, 2.0),
         ({"Retry-After": "1.5"}, 1.5, 1.5),
         ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25, 0.25),
-        ({"Retry-After": formatdate(time.time() + 600, usegmt=True)}, 500, 600),
+        ({"Retry-After": formatdate(time.time() + 7200, usegmt=True)}, 3600, 7200),
         ({"Retry-After": formatdate(time.time() - 600, usegmt=True)}, 0, 0),
     ],
 )
