@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import tale
-from servers import LocalServer, ok
+from servers import NEVER, LocalServer, ok
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def book(tmp_path: Path) -> str:
 def test_ctrl_c_says_that_the_run_goes_on(tmp_path, book):
     arguments = ("ask", book, "Which number?", "--store", str(tmp_path / "s"), "--model")
     code = "from reader.cli import main; main()"
-    with LocalServer(default=ok("Facts."), delay=30.0) as server:
+    with LocalServer(default=ok("Facts.", delay=NEVER)) as server:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments, server.url], stderr=-1, text=True
         )
