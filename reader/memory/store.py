@@ -1,8 +1,9 @@
 """The folder where everything that must not be paid for twice is kept.
 
-``reader.sqlite`` holds model replies, prepared artifacts, runs, the notes of runs and the lengths
-of replies seen; ``checkpoints.sqlite`` holds LangGraph's checkpoints of unfinished runs. Both are
-safe for several processes and threads. A damaged file is moved aside, reported and made anew.
+``reader.sqlite`` holds model replies, prepared artifacts, runs, their notes and facts, and the
+lengths of replies seen; ``checkpoints.sqlite`` holds LangGraph's checkpoints of unfinished runs.
+Both are safe for several processes and threads. A damaged file is moved aside, reported and made
+anew.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ CREATE TABLE IF NOT EXISTS runs (
   usage TEXT NOT NULL, answer TEXT);
 CREATE TABLE IF NOT EXISTS notes (
   run TEXT NOT NULL, path INTEGER NOT NULL, pos INTEGER NOT NULL, note TEXT NOT NULL,
+  PRIMARY KEY (run, path, pos)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (
+  run TEXT NOT NULL, path INTEGER NOT NULL, pos INTEGER NOT NULL, changes TEXT NOT NULL,
   PRIMARY KEY (run, path, pos)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reply_lengths (
   key TEXT PRIMARY KEY, replies INTEGER NOT NULL, tokens INTEGER NOT NULL);
@@ -267,8 +271,33 @@ class Store:
         return [(p, pos, json.loads(note)) for p, pos, note in self._read(sql, row)]
 
     def drop_notes(self, run: str) -> None:
-        """Forget the notes of a run."""
+        """Forget the notes and facts of a run."""
         self._write_one("DELETE FROM notes WHERE run = ?", (run,))
+        self._write_one("DELETE FROM facts WHERE run = ?", (run,))
+
+    # Changes of facts, read and written by ``reader.memory.facts`` ------------------------
+
+    def keep_changes(self, run: str, path: int, pos: int, changes: str) -> None:
+        """Keep what happened to the facts of a path at a position, as JSON."""
+        self._write_one(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", (run, path, pos, changes)
+        )
+
+    def changes(self, run: str, path: int) -> list[tuple[int, str]]:
+        """Positions of a path in order, and what happened to its facts there."""
+        sql = "SELECT pos, changes FROM facts WHERE run = ? AND path = ? ORDER BY pos"
+        return [(pos, changes) for pos, changes in self._read(sql, (run, path))]
+
+    def paths_with_facts(self, run: str) -> list[int]:
+        """Paths of a run that have facts, in order."""
+        sql = "SELECT DISTINCT path FROM facts WHERE run = ? ORDER BY path"
+        return [path for (path,) in self._read(sql, (run,))]
+
+    def drop_changes(self, run: str, path: int, first: int) -> None:
+        """Forget what happened to the facts of a path from a position on."""
+        self._write_one(
+            "DELETE FROM facts WHERE run = ? AND path = ? AND pos >= ?", (run, path, first)
+        )
 
     # Reply lengths, for estimates --------------------------------------------------------
 
