@@ -1,0 +1,232 @@
+"""Atomic facts of one chunk: one call, its lines understood, and what stands in for a bad reply.
+
+Li et al. 2024, arXiv 2406.14550, section 3.2. Holds the rows of the failure table about a single
+chunk: a reply without usable lines is asked for once more, then the chunk's own sentences are its
+facts; a prompt that does not fit is split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reader.boundaries import halves
+from reader.chunking import Chunk
+from reader.errors import ContextOverflow, RequestRefused
+from reader.folding import content_words
+from reader.llm.replies import clean, content_overlap, is_refusal_or_empty, sentences
+from reader.llm.structured import SHOWN_OUTPUT
+from reader.llm.types import ChatReply, ChatRequest, Message
+from reader.prompts import Prompt, fence
+from reader.strategy import Reading
+
+FACTS_VERSION = 1
+MOST_ELEMENTS = 12  # of one fact
+MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
+FOREIGN = 0.2  # a fact that shares less of its words with the chunk was not taken from it
+_NUMBER = re.compile(
+    r"\A[\s|]*(?:[-*\u2022]\s*)?(?:\*\*)?(?:fact\s*)?\(?(\d{1,4})\s*[.):|]+\s*", re.IGNORECASE
+)
+_BULLET = re.compile(r"\A\s*[-*\u2022]\s+")
+_MARKS = " \t\"'`*_\u201c\u201d"
+_AGAIN = (
+    "That reply cannot be used: it holds no line of the form asked for. Write one line for each"
+    " fact of the source text: number. fact | key element | key element"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionForm:
+    """How facts are asked for; the same for all questions.
+
+    Attributes:
+        prompt: The prompt file.
+        tokens: Cap of the reply.
+        fixed_tokens: The prompt without the chunk.
+        temperature: Of sampling.
+        seed: Of sampling, None at temperature 0.
+    """
+
+    prompt: Prompt
+    tokens: int
+    fixed_tokens: int
+    temperature: float
+    seed: int | None
+
+    def filled(self, text: str) -> str:
+        """The prompt for a text."""
+        words = str(max(int(self.tokens * 0.6), 20))
+        return self.prompt.fill(chunk=fence(text, "source_text"), words=words)
+
+    def key(self, identity: str, text: str) -> str:
+        """Of the facts of a text in the store: whatever decides them, and no question."""
+        parts = (
+            identity,
+            f"{self.prompt.version}/{self.prompt.digest}",
+            f"{self.tokens}/{self.temperature:g}/{self.seed}",
+            hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        )
+        return "|".join((f"atomic facts/{FACTS_VERSION}", *parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """What was taken from a chunk.
+
+    Attributes:
+        facts: Pairs of a fact and its key elements.
+        level: "ok", "reasked", "split", or "forced" where its sentences stand in for facts.
+        calls: Calls in series that it took.
+    """
+
+    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    level: str = "ok"
+    calls: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, for the store."""
+        return {
+            "facts": [[text, list(elements)] for text, elements in self.facts],
+            "level": self.level,
+            "calls": self.calls,
+        }
+
+    @classmethod
+    def from_json(cls, payload: Any) -> Extraction | None:
+        """Read what ``to_json`` wrote; None if it is damaged."""
+        try:
+            facts = tuple((str(text), tuple(map(str, e))) for text, e in payload["facts"])
+            return cls(facts=facts, level=str(payload["level"]), calls=int(payload["calls"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+async def extract(reading: Reading, form: ExtractionForm, chunk: Chunk) -> Extraction:
+    """The facts of a chunk.
+
+    Raises:
+        LimitReached: budget or deadline.
+        ModelError: the call failed after its retries.
+    """
+    return await _extract(reading, form, chunk.start, chunk.end, chunk.tokens)
+
+
+async def _extract(
+    reading: Reading, form: ExtractionForm, start: int, end: int, tokens: int
+) -> Extraction:
+    text = reading.document.text[start:end]
+    try:
+        return await _ask(reading, form, text, tokens)
+    except ContextOverflow:
+        if end - start < MIN_SPLIT:
+            raise
+    # The count was wrong (an estimate, or a template that grew).
+    reading.warn("A chunk did not fit the model's window and was read in two halves.")
+    parts = [
+        await _extract(reading, form, a, b, tokens // 2 + 1)
+        for a, b in halves(reading.document.text, (start, end), code=False)
+    ]
+    forced = all(part.level == "forced" for part in parts)
+    return Extraction(
+        facts=tuple(fact for part in parts for fact in part.facts),
+        level="forced" if forced else "split",
+        calls=sum(part.calls for part in parts),
+    )
+
+
+async def _ask(reading: Reading, form: ExtractionForm, text: str, tokens: int) -> Extraction:
+    request = ChatRequest(
+        messages=(Message("user", form.filled(text)),),
+        max_tokens=form.tokens,
+        temperature=form.temperature,
+        seed=form.seed,
+        prompt_tokens=form.fixed_tokens + int(tokens * 1.03) + 16,
+        purpose="extract",
+    )
+    reply = await reading.model.generate(request)
+    reading.ledger.structured += 1
+    facts = read_facts(reply, text)
+    if facts:
+        reading.saw_reply("extract", reply.completion_tokens)
+        return Extraction(facts=facts)
+    if not re.search(r"\w", text):
+        return Extraction(facts=())
+    shown = clean(reply.text).strip()[:SHOWN_OUTPUT] or "(nothing)"
+    again = replace(
+        request,
+        messages=(*request.messages, Message("assistant", shown), Message("user", _AGAIN)),
+        prompt_tokens=None,
+        # the same words again would get the same reply again
+        temperature=max(form.temperature, 0.3),
+    )
+    calls = 1
+    try:
+        reply = await reading.model.generate(again)
+    except (ContextOverflow, RequestRefused):
+        facts = ()
+    else:
+        calls = 2
+        reading.ledger.reasked += 1
+        facts = read_facts(reply, text)
+    if facts:
+        return Extraction(facts=facts, level="reasked", calls=calls)
+    reading.ledger.forced += 1
+    return Extraction(facts=sentences_as_facts(text), level="forced", calls=calls)
+
+
+def read_facts(reply: ChatReply, text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Facts and key elements of a reply's lines; none where it holds nothing of the kind.
+
+    A line needs a number, a bullet or bars. The last one is left out where the reply was cut off;
+    repeated ones, and those that share no words with the text, are left out in any case.
+    """
+    said = clean(reply.text)
+    if is_refusal_or_empty(said):
+        return ()
+    lines = [line for line in said.splitlines() if line.strip(" |-:\t")]
+    if reply.finish_reason == "length" and len(lines) > 1:
+        lines = lines[:-1]
+    found: dict[str, tuple[str, ...]] = {}
+    for line in lines:
+        bare = _NUMBER.sub("", line, count=1)
+        numbered = bare != line or _BULLET.match(line) is not None
+        cells = [cell.strip(_MARKS) for cell in _BULLET.sub("", bare).strip(" |").split("|")]
+        fact = " ".join(cells[0].split())
+        if (not numbered and len(cells) < 2) or not is_statement(fact):
+            continue
+        if content_overlap(fact, text) < FOREIGN:
+            continue
+        elements = tuple(dict.fromkeys(cell for cell in cells[1:] if cell))[:MOST_ELEMENTS]
+        found.setdefault(fact, elements or noun_chunks(fact))
+    return tuple(found.items())
+
+
+def sentences_as_facts(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The sentences of a text, each with its noun chunks: for a model that takes no facts."""
+    said = (" ".join(text[start:end].split()) for start, end in sentences(text))
+    return tuple((s, noun_chunks(s)) for s in dict.fromkeys(said) if is_statement(s))
+
+
+def is_statement(text: str) -> bool:
+    """At least two words that carry meaning, not all of them numbers."""
+    words = content_words(text)
+    return len(words) >= 2 and not all(word.isdigit() for word in words)
+
+
+def noun_chunks(sentence: str, most: int = 6) -> tuple[str, ...]:
+    """Names (runs of words with a capital) and the longest other words of a sentence.
+
+    A capital at the beginning says nothing, unless the next word has one too.
+    """
+    names = [
+        m[0]
+        for m in re.finditer(r"[A-Z]\w*(?:['\u2019]\w+)?(?:\s+(?:of\s+)?[A-Z]\w*)*", sentence)
+        if m.start() > 0 or " " in m[0]
+    ]
+    inside = set(content_words(" ".join(names)))
+    words = dict.fromkeys(w for w in content_words(sentence) if len(w) > 3 and w not in inside)
+    numbers = [w for w in content_words(sentence) if w[0].isdigit() and w not in inside]
+    longest = sorted(words, key=len, reverse=True)
+    return tuple(dict.fromkeys([*names, *numbers, *longest]))[:most]
