@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reader.answers import Answer, Citation, Coverage
     from reader.api import (
-        Reader,
         aanswer,
         aestimate,
         answer,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from reader.documents import Document
     from reader.errors import ReaderError
     from reader.memory.store import Store
+    from reader.session import Reader
 
 _HOMES = {
     "Answer": "answers",
@@ -34,7 +34,7 @@ _HOMES = {
     "Document": "documents",
     "Estimate": "budget",
     "Price": "budget",
-    "Reader": "api",
+    "Reader": "session",
     "ReaderError": "errors",
     "Store": "memory.store",
     "Usage": "budget",

@@ -82,8 +82,8 @@ def ask(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Answer a question about one or several documents."""
-    from reader.api import Reader
     from reader.progress import TerminalProgress
+    from reader.session import Reader
 
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, concurrency)
@@ -118,8 +118,8 @@ def estimate(
     as_json: Json = False,
 ) -> None:
     """Say what a question would cost, before any model call."""
-    from reader.api import Reader
     from reader.progress import TerminalProgress
+    from reader.session import Reader
 
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, None)
@@ -264,9 +264,9 @@ def resume_run(
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted, failed, or ran out of budget."""
-    from reader.api import Reader
     from reader.memory.store import Store
     from reader.progress import TerminalProgress
+    from reader.session import Reader
 
     kept = Store(store)
     run = kept.run(run_id)

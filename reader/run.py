@@ -134,7 +134,7 @@ async def execute(call: Call, shared: Shared, emit: Emit) -> Answer:
         state = await _drive(strategy, reading, shared, resumed)
         outcome = strategy.outcome(state, reading)
         ledger.depth = outcome.depth
-        answer = _answer(call, shared, reading, outcome)
+        answer = await _answer(call, shared, reading, outcome)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _keep(call, shared, reading, "interrupted", None)
         raise
@@ -208,12 +208,14 @@ def _reading(call: Call, shared: Shared, ledger: Ledger, emit: Emit, model: Chat
     )
 
 
-def _answer(call: Call, shared: Shared, reading: Reading, outcome: Outcome) -> Answer:
-    from reader.evidence import QuoteFinder, cite
+async def _answer(call: Call, shared: Shared, reading: Reading, outcome: Outcome) -> Answer:
+    from reader.evidence import cite
 
-    cited = cite(
+    # In a thread: looking up an invented quote in a book would hold up the other questions.
+    cited = await asyncio.to_thread(
+        cite,
         call.document,
-        QuoteFinder(call.document.text),
+        reading.finder,
         outcome.claims,
         question=call.question or "",
         answer=outcome.text,

@@ -24,6 +24,7 @@ from reader.errors import InvalidOption, UnknownStrategy
 from reader.events import Emit, Notice, Progress, ignore
 from reader.llm.types import ChatModel, ModelInfo
 from reader.memory.store import Store
+from reader.quotes import QuoteFinder
 
 if TYPE_CHECKING:
     from langgraph.graph.state import StateGraph
@@ -75,6 +76,14 @@ class Reading:
     done: int = 0
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _finder: QuoteFinder | None = None
+
+    @property
+    def finder(self) -> QuoteFinder:
+        """Finds quotes in the document; one for the whole run, since its index is dear."""
+        if self._finder is None:
+            self._finder = QuoteFinder(self.document.text)
+        return self._finder
 
     @property
     def listened(self) -> bool:

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 
 from reader.chunking import room
 from reader.errors import InvalidOption
-from reader.evidence import QuoteFinder
 from reader.llm.choice import render
 from reader.prompts import fence, load_prompts
 from reader.strategy import Reading, StrategyOptions
@@ -121,7 +120,7 @@ class Plan:
             quotes=options.quotes,
             skip_gate=options.skip_gate,
         )
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
 
     async def measure(self) -> int:
         """Count the fixed parts of the prompts; returns the tokens of a chunk."""

@@ -249,7 +249,7 @@ def answer_claims(
     said = [Claim(quote) for quote in result["quotes"]]
     if result["choice"] is None and not says_nothing_found(result["text"]):
         said += [Claim(c.text, c.claimed) for c in candidates(result["text"])]
-    finder = QuoteFinder(reading.document.text)
+    finder = reading.finder
     return tuple(claim._replace(within=_home(finder, claim.quote, ranges)) for claim in said)
 
 

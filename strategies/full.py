@@ -16,7 +16,7 @@ from pydantic import Field
 
 from reader.answers import ChunkStatus
 from reader.budget import Estimate
-from reader.chunking import MIN_ROOM, Chunk, chunk_document, room
+from reader.chunking import MIN_ROOM, Chunk, room
 from reader.errors import ContextOverflow, WindowTooSmall
 from reader.events import ChunkRead
 from reader.prompts import fence, load_prompts, versions
@@ -90,11 +90,7 @@ class Plan:
         """The ranges that are kept in so many tokens, whole pieces of the document each."""
         tokens = max(tokens - MARK_TOKENS, 16)
         grain = self.options.chunk_tokens or max(tokens // GRAIN, 16)
-        pieces = await chunk_document(
-            self.reading.document,
-            counter=self.reading.info.counter,
-            chunk_tokens=min(grain, tokens),
-        )
+        pieces = await self.reading.cut(min(grain, tokens))
         kept = keep(pieces, tokens, self.options.overflow)
         ranges = merged(kept)
         whole = await self.reading.info.counter.count_messages([("user", self.prompt(ranges))])

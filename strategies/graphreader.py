@@ -19,7 +19,6 @@ from langgraph.types import Command, Send
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
-from reader.chunking import chunk_document
 from reader.errors import LimitReached
 from reader.evidence import Claim, candidates
 from reader.folding import content_words
@@ -75,9 +74,7 @@ class GraphReader(Strategy[GraphReaderOptions]):
         """
         reading.plan = plan = Plan(reading)
         size = await plan.measure()
-        reading.chunks = await chunk_document(
-            reading.document, counter=reading.info.counter, chunk_tokens=size
-        )
+        reading.chunks = await reading.cut(size)
         plan.graph = kept_graph(reading)
 
     def estimate(self, reading: Reading) -> Estimate:

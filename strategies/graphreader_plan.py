@@ -23,7 +23,6 @@ from reader.errors import (
     RequestRefused,
     ServerFailed,
 )
-from reader.evidence import QuoteFinder
 from reader.llm.choice import render
 from reader.llm.schemas import instructions
 from reader.prompts import load_prompts, versions
@@ -136,7 +135,7 @@ class Plan:
         )
         self.fixed: dict[str, int] = {}
         self.asked = self.chunk_tokens = 0
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
         self.graph: FactGraph | None = None
         self._relevance: dict[str, Relevance] = {}
 

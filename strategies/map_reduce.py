@@ -19,9 +19,9 @@ from pydantic import Field
 from reader.answers import Step
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
-from reader.chunking import chunk_document, room
+from reader.chunking import room
 from reader.errors import ContextOverflow, InvalidOption, LimitReached, WindowTooSmall
-from reader.evidence import Claim, QuoteFinder, candidates
+from reader.evidence import Claim, candidates
 from reader.llm.replies import clean, is_refusal_or_empty, says_nothing_found, trim_to_sentence
 from reader.llm.types import ChatReply, ChatRequest, Message
 from reader.prompts import fence, load_prompts, versions
@@ -85,7 +85,7 @@ class Plan:
         self.note_tokens = min(self.options.note_tokens, max(self.window // 8, 32))
         self.output_tokens = self.note_tokens + (QUOTE_TOKENS if self.quotes else 0)
         self.words = str(max(int(self.note_tokens * 0.6), 20))
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
         self.map_tokens = self.combine_tokens = self.reduce_tokens = 0
         self.combine_room = self.reduce_room = 0
 
@@ -179,9 +179,7 @@ class MapReduce(Strategy[MapReduceOptions]):
         """
         reading.plan = plan = Plan(reading)
         size = await plan.measure()
-        reading.chunks = await chunk_document(
-            reading.document, counter=reading.info.counter, chunk_tokens=size
-        )
+        reading.chunks = await reading.cut(size)
 
         async def ask(start: int, end: int, tokens: int) -> Piece:
             return await ask_chunk(reading, start, end, tokens)

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from reader.chunking import room
 from reader.errors import InvalidOption
-from reader.evidence import QuoteFinder
 from reader.llm.choice import render
 from reader.llm.schemas import instructions
 from reader.memory.facts import Fact, FactLog
@@ -115,7 +114,7 @@ class Plan:
         self.problem = reading.question or PROMPTS["summary_problem"].fill()
         if reading.choices:
             self.problem = f"{self.problem}\n{render(reading.choices)}"
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
         self.log = FactLog(reading.store, reading.run_id)
         self.fixed_tokens = self.extra_tokens = self.gate_tokens = self.final_tokens = 0
 

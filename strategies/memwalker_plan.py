@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from reader.chunking import MIN_ROOM, chunk_document
+from reader.chunking import MIN_ROOM
 from reader.errors import InvalidOption, WindowTooSmall
-from reader.evidence import QuoteFinder
 from reader.llm.choice import render
 from reader.prompts import load_prompts, versions
 from reader.strategy import Reading, StrategyOptions
@@ -117,7 +116,7 @@ class Plan:
             if options.requirement is None:
                 self.requirement = "Answer with the letter of the one right option."
         self.note_tokens = self.share // 2 if options.notes else 0
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
         self.texts: dict[int, str] = {}
         self.sizes: dict[int, int] = {}
         self.missing: set[int] = set()
@@ -198,9 +197,7 @@ class Plan:
     async def cut(self, size: int) -> None:
         """Cut the document and fix the tree's shape."""
         reading, options = self.reading, self.options
-        reading.chunks = await chunk_document(
-            reading.document, counter=reading.info.counter, chunk_tokens=size
-        )
+        reading.chunks = await reading.cut(size)
         tree = None
         if options.sections:
             if self.reading.question is None:

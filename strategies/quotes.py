@@ -20,9 +20,9 @@ from pydantic import BaseModel, Field
 
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
-from reader.chunking import chunk_document, room
+from reader.chunking import room
 from reader.errors import ContextOverflow, InvalidOption, LimitReached
-from reader.evidence import Claim, QuoteFinder
+from reader.evidence import Claim
 from reader.llm.schemas import instructions
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
@@ -97,7 +97,7 @@ class Plan:
         self.form = AnswerForm(reading, self.window, quotes=False)
         cap = max(self.window // 8, 64)
         self.output_tokens = min(SENTENCE_TOKENS * self.options.most_quotes, cap)
-        self.finder = QuoteFinder(reading.document.text)
+        self.finder = reading.finder
         self.quote_tokens = self.answer_tokens = self.answer_room = 0
 
     async def measure(self) -> int:
@@ -174,9 +174,7 @@ class QuoteThenAnswer(Strategy[QuotesOptions]):
         """
         reading.plan = plan = Plan(reading)
         size = await plan.measure()
-        reading.chunks = await chunk_document(
-            reading.document, counter=reading.info.counter, chunk_tokens=size
-        )
+        reading.chunks = await reading.cut(size)
 
         async def ask(start: int, end: int, tokens: int) -> Piece:
             return await ask_chunk(reading, start, end)

@@ -18,7 +18,7 @@ from pydantic import Field, PlainSerializer, field_validator
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
-from reader.chunking import MIN_CHUNK, ChunkOptions, chunk_document, room
+from reader.chunking import MIN_CHUNK, ChunkOptions, room
 from reader.errors import InvalidOption, LimitReached
 from reader.events import ChunkRead
 from reader.llm.embedders import Embedder, EmbedderSpec
@@ -173,12 +173,7 @@ class RetrieveThenAnswer(Strategy[RagOptions]):
         """
         reading.plan = plan = Plan(reading)
         how = await plan.measure()
-        reading.chunks = await chunk_document(
-            reading.document,
-            counter=reading.info.counter,
-            chunk_tokens=how.chunk_tokens,
-            overlap_tokens=how.overlap_tokens,
-        )
+        reading.chunks = await reading.cut(how.chunk_tokens, overlap_tokens=how.overlap_tokens)
         plan.passages = Passages(reading, how, plan.query)
 
     def estimate(self, reading: Reading) -> Estimate:
