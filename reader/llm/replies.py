@@ -196,6 +196,10 @@ _REFUSAL = re.compile(
     r"|please provide (?:me with )?(?:the|a|your|more)\b.*)",
     _NO_CASE,
 )
+# Every form above holds one of these; most replies hold none and need no second look.
+_MAY_REFUSE = re.compile(
+    r"n['\u2019]t\b|not\b|\bunable\b|\bai\b|\bintelligence\b|\bmodel\b|\bplease\b", _NO_CASE
+)
 _OFFER = re.compile(
     r"(?:(?:however|but),? )?(?:i(?:'d| would| can|'m| am| will|'ll)? (?:be )?"
     r"(?:happy|glad|able to|can|would|could|help|assist|hope)\b.*"
@@ -216,6 +220,8 @@ def is_refusal_or_empty(text: str) -> bool:
     text = clean(text)
     if not re.search(r"\w", text):
         return True
+    if not _MAY_REFUSE.search(text):
+        return False
     parts = [_plain(text[start:end]) for start, end in sentences(text)]
     if not any(_REFUSAL.fullmatch(part) for part in parts):
         return False
