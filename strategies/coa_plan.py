@@ -128,12 +128,8 @@ class Plan:
         fixed = await count([("user", self.form.prompt("", ""))])
         self.form = replace(self.form, fixed_tokens=fixed)
         self.manager_tokens = await count([("user", self.manager_prompt("", [], unknown=True))])
-        room_for = room(
-            self.window,
-            fixed_tokens=fixed,
-            memory_tokens=self.cu_tokens,
-            output_tokens=self.cu_tokens + (QUOTE_TOKENS if self.options.quotes else 0),
-        )
+        reply = self.cu_tokens + (QUOTE_TOKENS if self.options.quotes else 0)
+        room_for = room(self.window, fixed_tokens=fixed, memory_tokens=reply, output_tokens=reply)
         wanted = self.options.chunk_tokens
         if wanted is not None and wanted > room_for:
             raise InvalidOption(

@@ -35,6 +35,7 @@ from reader.strategy import Reading
 
 UNCHANGED = "UNCHANGED"
 QUOTE_TOKENS = 200  # room for the quotes of one reply, beside the communication unit
+QUOTE_CHARACTERS = 200
 SHRUNK = 0.3  # a unit this much shorter than the one before may have overwritten it
 MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 LOST = 0.2  # a cut that lost more than this is worth another call
@@ -48,8 +49,10 @@ class WorkerNote(BaseModel):
     quotes: list[str] = Field(
         max_length=4,
         description="sentences copied word for word from the part that help to answer, at most 4",
+        # Where the endpoint enforces it: small models copy whole paragraphs and reach the cap.
+        json_schema_extra={"items": {"type": "string", "maxLength": QUOTE_CHARACTERS}},
     )
-    summary: str = Field(description="the updated summary, containing the earlier one")
+    summary: str = Field(default="", description="the updated summary, containing the earlier one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,9 @@ async def _ask_for_note(reading: Reading, request: ChatRequest, before: Unit) ->
             quotes=(),
             written=typed.reply.completion_tokens,
         )
-    unit = _unit(reading, before, clean(note.summary), typed.reply, typed.calls, level)
+    # A reply cut off among its quotes has no summary: then the quotes are what it adds.
+    said = clean(note.summary) or "\n".join(filter(None, [before.text, *note.quotes]))
+    unit = _unit(reading, before, said, typed.reply, typed.calls, level)
     return replace(unit, quotes=tuple(q for q in note.quotes if q.strip()))
 
 
@@ -263,9 +268,9 @@ async def _guard(
             after = replace(after, text=joined, tokens=size, calls=calls, level="joined")
             if size > form.cu_tokens:
                 after = await _compress(reading, form, after, seed)
-    if after.finish_reason == "length" and not form.quotes:
+    if after.finish_reason == "length":
         whole, lost = trim_to_sentence(after.text)
-        if lost > LOST:
+        if lost > LOST and not form.quotes:
             return await _compress(reading, form, after, seed)
         return replace(after, text=whole, level="trimmed", finish_reason="length")
     return after
