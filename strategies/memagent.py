@@ -18,6 +18,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from reader.answers import Step
+from reader.bm25 import BM25Index
 from reader.budget import Estimate
 from reader.chunking import Chunk
 from reader.errors import LimitReached, ModelUnavailable
@@ -294,18 +295,12 @@ async def final(state: MemoryState, runtime: Runtime[Reading]) -> Command[Any]:
 
 def to_read_again(reading: Reading) -> list[int]:
     """Unread and failed segments and those most similar to the problem, in order."""
-    import bm25s
-
     plan: Plan = reading.plan
     notes = [note for _, _, note in reading.store.notes(reading.run_id)]
     missed = {note["chunk"] for note in notes if note["outcome"] != "read"}
-    texts = [reading.text(chunk) for chunk in reading.chunks]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
-    problem = bm25s.tokenize([plan.problem], show_progress=False)
-    wanted = min(plan.options.second_pass_chunks, len(texts))
-    ranked, _ = index.retrieve(problem, k=wanted, show_progress=False)
-    return sorted(missed | {int(i) for i in ranked[0]})
+    index = BM25Index([reading.text(chunk) for chunk in reading.chunks])
+    ranked = index.rank(plan.problem, plan.options.second_pass_chunks)
+    return sorted(missed | {i for i, _ in ranked})
 
 
 def claims(
