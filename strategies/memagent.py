@@ -277,11 +277,11 @@ async def final(state: MemoryState, runtime: Runtime[Reading]) -> Command[Any]:
     memory = listed(plan.log.at(kind="fact")) if plan.revises else current(plan, state["base"])
     fresh = plan.options.second_pass and not state["again"]
     may_read = fresh and reading.ledger.stopped_by is None and state["pos"] >= len(reading.chunks)
-    if may_read and holds_nothing(memory):
-        return Command(goto="update", update={"again": to_read_again(reading)})
+    if may_read and holds_nothing(memory) and (again := to_read_again(reading)):
+        return Command(goto="update", update={"again": again})
     end = await close(reading, memory, state["size"])
-    if may_read and end.closed and says_nothing_found(end.answer):
-        again = to_read_again(reading)
+    unknown = may_read and end.closed and says_nothing_found(end.answer)
+    if unknown and (again := to_read_again(reading)):
         return Command(goto="update", update={"again": again, "depth": state["depth"] + end.calls})
     result = {
         "answer": end.answer,
@@ -294,7 +294,7 @@ async def final(state: MemoryState, runtime: Runtime[Reading]) -> Command[Any]:
 
 
 def to_read_again(reading: Reading) -> list[int]:
-    """Unread and failed segments and those most similar to the problem, in order."""
+    """Unread and failed segments and those most similar to the problem, in order; perhaps none."""
     plan: Plan = reading.plan
     notes = [note for _, _, note in reading.store.notes(reading.run_id)]
     missed = {note["chunk"] for note in notes if note["outcome"] != "read"}

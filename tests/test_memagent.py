@@ -495,11 +495,18 @@ def test_the_second_pass_reads_similar_and_unread_segments_again(store):
 def test_an_answer_of_unknown_brings_the_second_pass_once(store):
     numbers = itertools.count()
     script = Script(lambda r: f"Note {next(numbers)}.", final="Not found in the document.")
-    answer = run(script, store, second_pass=True, second_pass_chunks=2)
+    answer = run(script, store, question="Which fact?", second_pass=True, second_pass_chunks=2)
     assert len(script.prompts("update")) == 7
     assert len(script.prompts("final")) == 2
     assert answer.status == "not_found"
     assert answer.usage.depth == 9
+
+
+def test_there_is_no_second_pass_where_no_segment_shares_a_word_with_the_question(store):
+    script = Script(lambda r: "A note.", final="Not found in the document.")
+    answer = run(script, store, question="Zanzibar?", second_pass=True)
+    assert len(script.prompts("update")) == 5
+    assert answer.status == "not_found"
 
 
 def test_presets_set_options_and_options_win(store):
