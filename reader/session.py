@@ -70,6 +70,7 @@ class Reader:
     ) -> None:
         self._spec = model if isinstance(model, str) else None if model is not None else "embedded"
         self._model = open_model(model, api_key=api_key, on_progress=on_download)
+        self._chosen = model is not None
         self._owns_model = isinstance(model, str) or model is None
         self._owns_store = not isinstance(store, Store)
         self.store = _open_store(store)
@@ -105,7 +106,8 @@ class Reader:
             emit(Done(answer=known))
             return known
         shared = shared or await self._share(call)
-        if shared.info.notice:
+        # Who names the small model knows that it is one; a server's notice is always news.
+        if shared.info.notice and not (self._chosen and self._spec == "embedded"):
             emit(Notice(text=shared.info.notice))
         return await execute(call, shared, emit)
 

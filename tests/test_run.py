@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -341,3 +342,16 @@ def test_past_runs_are_listed_newest_first(store):
     assert json.loads(runs[0].answer)["version"] == 1
     assert store.run(runs[1].id[:6]) == runs[1]
     assert os.path.exists(store.folder)
+
+
+@pytest.mark.parametrize(("spec", "heard"), [(None, ["small"]), ("embedded", [])])
+def test_only_who_named_no_model_is_told_that_it_is_small(monkeypatch, spec, heard):
+    class Small(FunctionModel):
+        async def info(self):
+            return replace(await super().info(), notice="small")
+
+    monkeypatch.setattr("reader.session.open_model", lambda *_, **__: Small(lambda _: "Morris."))
+    events: list[object] = []
+    with Reader(spec, store=False) as small:
+        small.answer(tale(2), "Who?", on_event=events.append, window=2048)
+    assert [e.text for e in events if isinstance(e, Notice)] == heard
