@@ -275,7 +275,8 @@ def _compound_file(data: bytes, name: str) -> DocumentError:
 def _looks_like(data: bytes) -> str:
     import magika
 
-    return f"it looks like {magika.Magika().identify_bytes(data).output.description}"
+    found = magika.Magika().identify_bytes(data).output.description
+    return f"it looks like {found.replace('Unknown', 'unknown')}"
 
 
 def _from_pdf(data: bytes, name: str) -> Converted:
