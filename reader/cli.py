@@ -1,4 +1,4 @@
-"""The shell: ``reader ask``, ``estimate``, ``strategies``, ``models``, ``runs``.
+"""The shell: ``reader ask``, ``estimate``, ``strategies``, ``models``, ``runs``, ``store``.
 
 Exit codes: 0 answered; 1 an error of the model, the network or the store; 2 wrong usage (document,
 question, option, strategy, budget); 3 partial (budget, deadline or failed chunks); 4 not found in
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reader.cli_store import store_app
 from reader.errors import InputError, InvalidOption, ReaderError, RunNotFound
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ runs_app = typer.Typer(help="Past runs: list, show, resume.")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(store_app, name="store")
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
 INTERRUPTED = 130

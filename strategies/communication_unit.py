@@ -39,7 +39,7 @@ QUOTE_CHARACTERS = 200
 SHRUNK = 0.3  # a unit this much shorter than the one before may have overwritten it
 MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 LOST = 0.2  # a cut that lost more than this is worth another call
-_NOTHING = "(Nothing: this is the first part.)"
+NOTHING = "(Nothing: this is the first part.)"
 
 
 class WorkerNote(BaseModel):
@@ -81,7 +81,7 @@ class Form:
             )
         return self.worker.fill(
             chunk=fence(chunk, "source_text"),
-            cu=fence(cu, "summary") if cu else _NOTHING,
+            cu=fence(cu, "summary") if cu else NOTHING,
             question=self.question,
             words=self.words,
             extra=extra,
@@ -253,12 +253,12 @@ async def _guard(
     seed: int | None,
 ) -> Unit:
     """Suspected overwrite, then a unit cut off at its cap."""
-    if _overwrote(before.text, after.text):
+    if overwrote(before.text, after.text):
         again = await _ask(
             reading, form, before, text, tokens, seed, " Keep all facts of the earlier summary."
         )
         calls = after.calls + again.calls
-        if again.outcome == "read" and not _overwrote(before.text, again.text):
+        if again.outcome == "read" and not overwrote(before.text, again.text):
             after = replace(
                 again, calls=calls, level="reasked", quotes=again.quotes or after.quotes
             )
@@ -276,7 +276,7 @@ async def _guard(
     return after
 
 
-def _overwrote(before: str, after: str) -> bool:
+def overwrote(before: str, after: str) -> bool:
     """Much shorter than the unit before, and sharing nothing with it."""
     return (
         len(after) < SHRUNK * len(before)
