@@ -298,6 +298,7 @@ class Ledger:
                 cached=cached,
                 seconds=seconds,
                 failed=failed,
+                sent=sent,
             )
 
     def _kept(self, closing: bool) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 from .memwalker_tree import balanced
 from .slots_read import PROMPTS, TAG_TOKENS, Slot, SlotForm, read_chunk
 
-SLICE_SECONDS = 1.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
+SLICE_SECONDS = 3.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
 MAX_FAILURES = 5  # chunks failing one after another: the server is broken, not the chunks
 MIN_SLOT = 64  # tokens; less holds no fact with its names
 MIN_SHARE = 4  # a chunk has at least a fourth of the window
