@@ -59,16 +59,14 @@ async def execute_many(calls: Sequence[Call], shared: Shared, emit: Emit) -> lis
     notice = _why_alone(calls)
 
     async def ready(stack: AsyncExitStack, group: Sequence[Call]) -> Run:
-        together = len(group) > 1
-        run = await stack.enter_async_context(
-            prepared(
-                tuple(group),
-                shared,
-                crowd.heard(group[0], alone=not together),
-                whole if together else whole.part(),
-                [crowd.heard(call, alone=True) for call in group] if together else (),
-            )
-        )
+        first = group[0]
+        if len(group) > 1:
+            parts = [crowd.part(call) for call in group]
+            work = prepared(tuple(group), shared, crowd.run(first), whole, parts)
+        else:
+            heard = crowd.question(first, crowd.run(first))
+            work = prepared((first,), shared, heard, whole.part())
+        run = await stack.enter_async_context(work)
         if notice:
             run.reading.warn(notice)
         return run
@@ -216,23 +214,38 @@ class _Crowd:
     whole: Ledger
     steps: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def heard(self, call: Call, *, alone: bool) -> Emit:
-        """What takes the events of a question, or (not ``alone``) of a pass for several."""
-        if self.emit is ignore:
-            return ignore
+    def run(self, call: Call) -> Emit:
+        """What takes the events of a run: of one question, or of a pass for several."""
+
+        def pass_on(event: Event) -> None:
+            if isinstance(event, Progress):
+                event = self._progress(call.place, event)
+            self.emit(event)
+
+        return ignore if self.emit is ignore else pass_on
+
+    def question(self, call: Call, emit: Emit) -> Emit:
+        """What takes the events that are about one question, on their way to another."""
 
         def pass_on(event: Event) -> None:
             if isinstance(event, AnswerToken):
                 return  # pieces of several answers at once are nobody's
-            if isinstance(event, Progress):
-                event = self._progress(call.place, event)
-            elif isinstance(event, UsageChanged):
+            if isinstance(event, UsageChanged):
                 event = UsageChanged(usage=self.whole.usage())
-            elif alone and isinstance(event, ChunkRead | NoteChanged):
+            elif isinstance(event, ChunkRead | NoteChanged):
                 event = replace(event, path=call.place)
-            self.emit(event)
+            emit(event)
 
-        return pass_on
+        return ignore if self.emit is ignore else pass_on
+
+    def part(self, call: Call) -> Emit:
+        """What takes the events of a question that is read in a pass, which tells the progress."""
+
+        def pass_on(event: Event) -> None:
+            if not isinstance(event, Progress):
+                self.emit(event)
+
+        return self.question(call, pass_on)
 
     def _progress(self, place: int, event: Progress) -> Progress:
         self.steps[place] = event.done, event.total

@@ -17,7 +17,8 @@ from reader.strategy import Reading, Strategy, StrategyOptions
 from .coa import ChainOfAgents
 from .coa_closing import close
 from .coa_plan import CoAOptions, Plan
-from .communication_unit import NOTHING, overwrote
+from .communication_unit import NOTHING
+from .memagent_memory import collapsed
 from .slots import ClosingState, SlotReader
 from .slots_read import PROMPTS, SlotForm
 
@@ -54,7 +55,7 @@ class ChainForMany(SlotReader[CoAOptions]):
             temperature=first.form.temperature,
             seed=first.options.seed if sampled else None,
             gate=first.options.skip_gate,
-            lost=overwrote,
+            lost=collapsed,  # no call is left to ask again with: rather both than too little
             purpose="worker",
         )
 

@@ -253,12 +253,12 @@ async def _guard(
     seed: int | None,
 ) -> Unit:
     """Suspected overwrite, then a unit cut off at its cap."""
-    if overwrote(before.text, after.text):
+    if _overwrote(before.text, after.text):
         again = await _ask(
             reading, form, before, text, tokens, seed, " Keep all facts of the earlier summary."
         )
         calls = after.calls + again.calls
-        if again.outcome == "read" and not overwrote(before.text, again.text):
+        if again.outcome == "read" and not _overwrote(before.text, again.text):
             after = replace(
                 again, calls=calls, level="reasked", quotes=again.quotes or after.quotes
             )
@@ -276,7 +276,7 @@ async def _guard(
     return after
 
 
-def overwrote(before: str, after: str) -> bool:
+def _overwrote(before: str, after: str) -> bool:
     """Much shorter than the unit before, and sharing nothing with it."""
     return (
         len(after) < SHRUNK * len(before)
