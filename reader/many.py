@@ -73,7 +73,10 @@ async def execute_many(calls: Sequence[Call], shared: Shared, emit: Emit) -> lis
 
     async def finish(group: Sequence[Call], run: Run | None) -> dict[int, Answer]:
         async with slots, AsyncExitStack() as stack:
-            answers = await carry_out(run or await ready(stack, group))
+            made = run or await ready(stack, group)
+            answers = await carry_out(made)
+            for part in made.parts:  # what its end did not need is there for the others
+                part.ledger.keep_for_closing(0, 0, 0)
         return {call.place: answer for call, answer in zip(group, answers, strict=True)}
 
     try:

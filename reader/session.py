@@ -127,7 +127,7 @@ class Reader:
         if not calls:
             return []
         emit = on_event or ignore
-        distinct = list(dict.fromkeys(calls))
+        distinct = list({call.place: call for call in calls}.values())
         known = known_answers(distinct, self.store, await self._identity(calls[0]))
         found = [answer for answer in known if answer is not None]
         if len(found) < len(distinct):
@@ -182,7 +182,7 @@ class Reader:
         calls = await checked_many(doc, questions, strategy, choices=choices, options=options)
         if not calls:
             return Estimate(calls=0, prompt_tokens=0, completion_tokens=0, depth=0)
-        distinct = list(dict.fromkeys(calls))
+        distinct = list({call.place: call for call in calls}.values())
         return await estimate_many(distinct, await self._share(calls[0]))
 
     async def aopen(self, doc: Source) -> Book:
@@ -420,6 +420,7 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+        await asyncio.to_thread(self._portal.close)
         if self._owns_store:
             self.store.close()
 

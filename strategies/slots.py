@@ -132,7 +132,11 @@ class SlotReader(Together[OptionsT], Generic[OptionsT]):
     async def divide(self, reading: Reading) -> list[Sequence[Reading]]:
         """As few passes as the questions fit into, as equal as possible."""
         parts = list(reading.parts)
-        for most in range(len(parts), 1, -1):
+        for part in parts:
+            part.plan = self.plan_of(part)
+        plan = parts[0].plan
+        least = min(self.cap_of(plan), MIN_SLOT)
+        for most in range(min(len(parts), plan.window // (4 * least)), 1, -1):
             groups = [[parts[i] for i in g] for g in balanced(range(len(parts)), most)]
             if all([await self._fits(group) for group in groups if len(group) > 1]):
                 return [*groups]
@@ -151,7 +155,7 @@ class SlotReader(Together[OptionsT], Generic[OptionsT]):
         Raises:
             WindowTooSmall: the slots, or a chunk beside them, have too little room.
         """
-        plans = [self.plan_of(part) for part in parts]
+        plans = [part.plan for part in parts]
         window, k = plans[0].window, len(parts)
         own = self.cap_of(plans[0])
         cap = min(own, window // (4 * k))
@@ -174,9 +178,10 @@ class SlotReader(Together[OptionsT], Generic[OptionsT]):
 
     async def prepare(self, reading: Reading) -> None:
         """Measure the slots and the last prompts, cut the document."""
-        form, size = await self._measured(reading.parts)
         for part in reading.parts:
             part.plan = self.plan_of(part)
+        form, size = await self._measured(reading.parts)
+        for part in reading.parts:
             await self.measured(part.plan, form.cap)
         plan = reading.parts[0].plan
         reading.chunks = await self.cut(reading, plan, size)

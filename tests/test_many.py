@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -647,6 +648,21 @@ def test_memwalker_builds_its_tree_once_for_questions_side_by_side_and_later_one
     assert {r.purpose for r in script.asked[before:]} == {"triage", "leaf"}
 
 
+def test_what_the_end_of_a_question_did_not_need_is_there_for_the_next(store):
+    def ask_both(kept: Store, **more: Any) -> list[Any]:
+        transport = FunctionModel(
+            WalkScript(), window=2048, identity="walk", json_schema=True, concurrency=1
+        )
+        with Reader(transport, store=kept) as r:
+            asked = ["What is the fact of part 13?", "What is told of part 13?"]
+            return r.answer_many(tale(16), asked, "memwalker", chunk_tokens=60, **more)
+
+    free = ask_both(Store.in_memory())
+    calls = sum(a.usage.calls for a in free)
+    tight = ask_both(store, budget=Budget(calls=calls + 1))
+    assert [a.status for a in tight] == ["answered"] * 2
+
+
 def test_graphreader_builds_its_graph_once_for_questions_side_by_side_and_later_ones(store):
     script = GraphScript()
     transport = FunctionModel(script, window=4096, identity="graph", json_schema=True)
@@ -840,3 +856,23 @@ def test_two_batches_share_the_chunk_too(store):
         book.ask_many([question(3), question(4)])
     second = [r.messages[0].content for r in script.readings()][len(first) :]
     assert min(map(shared, first, second)) >= 0.6
+
+
+def test_a_long_list_of_questions_is_divided_evenly_over_few_passes(store):
+    asked = [f"Is there a part {i}?" for i in range(70)]
+    with package.open(tale(12), model=model(SlotScript()), store=store) as book:
+        expected = book.estimate_many(asked)
+        answers = book.ask_many(asked)
+    assert "70 questions, read together in 3 passes" in expected.basis
+    assert len(answers) == 70
+
+
+def test_leaving_an_asynchronous_reader_ends_its_thread_too(store):
+    async def main():
+        async with Reader(model(SlotScript()), store=store) as r:
+            r.answer(tale(2), question(1))
+            inside = threading.active_count()
+        return inside, threading.active_count()
+
+    inside, after = asyncio.run(main())
+    assert after < inside or not any("portal" in t.name.lower() for t in threading.enumerate())
