@@ -245,8 +245,10 @@ def test_four_processes_share_a_store_that_none_of_them_finds_there(tmp_path):
     store.close()
 
 
-def test_the_same_question_twice_at_once_is_paid_for_once_and_both_read_everything(store):
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_the_same_question_twice_at_once_is_paid_for_once_and_both_read_everything(store, where):
     script = SlotScript()
+    store = Store.in_memory() if where == "memory" else store
 
     async def main():
         async with Reader(model(script, delay=0.001), store=store) as r:
@@ -399,21 +401,29 @@ def test_without_limits_only_remains_go(filled):
 
 def test_pruning_leaves_a_run_in_progress_alone_and_it_ends_well(tmp_path):
     folder, script = tmp_path / "s", WalkScript()
-    pruned = []
+    armed, pruned = [], []
 
     def respond(request):
-        if request.purpose == "leaf" and not pruned:
+        if request.purpose == "leaf" and armed and not pruned:
             pruned.append(prune(folder, older_than=0.0, max_bytes=1))
         return script(request)
 
     transport = FunctionModel(respond, window=4096, identity="w", json_schema=True)
+
+    def ask(asked: str) -> Any:
+        return r.answer(tale(16), asked, "memwalker", chunk_tokens=60)
+
     with Reader(transport, store=folder) as r:
-        answer = r.answer(tale(16), "What is the fact of part 13?", "memwalker", chunk_tokens=60)
+        ask("What is the fact of part 13?")
+        armed.append(True)
+        answer = ask("Once more: what is the fact of part 13?")
         assert (answer.text, answer.status) == ("number 1443", "answered")
         assert pruned[0].running == 1
-        assert not any(kind.startswith(("artifact", "runs", "notes")) for kind in pruned[0].kinds)
+        assert pruned[0].kinds["runs"].count == 1  # the ended one
+        assert not any(kind.startswith("artifact") for kind in pruned[0].kinds)
+        assert len(answer.trace.steps) > 1
         before = len(script.asked)
-        r.answer(tale(16), "And what is the fact of part 13?", "memwalker", chunk_tokens=60)
+        ask("And what is the fact of part 13?")
     assert {r.purpose for r in script.asked[before:]} <= {"triage", "leaf"}
 
 
