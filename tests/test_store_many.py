@@ -285,6 +285,9 @@ def test_a_claim_is_seen_by_others_and_gone_with_its_process(tmp_path):
         assert again == "run1"
     assert list((store.folder / "running").iterdir()) == []
     store.close()
+    memory = Store.in_memory()
+    with memory.claim("run1") as first, memory.claim("run1") as second:
+        assert (first, second.startswith("run1~")) == ("run1", True)
 
 
 # Sizes and pruning -------------------------------------------------------------------------
