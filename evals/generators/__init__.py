@@ -1,0 +1,1 @@
+"""Question sets made of any text, at any length, with answers that a program can check."""
