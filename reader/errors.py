@@ -12,8 +12,11 @@
     │   ├── InvalidOption             unknown option, or a value that it cannot take
     │   ├── WindowTooSmall            no room for a chunk beside the prompt
     │   ├── BudgetTooSmall            not even one chunk and the closing call fit
-    │   └── UnknownPrice              a money budget for a model without a known price
+    │   ├── UnknownPrice              a money budget for a model without a known price
+    │   ├── UnknownSet                no question set of that name, and no file
+    │   └── InvalidRow                a row of a question set that is not of the documented form
     ├── MissingExtra                  an optional part is not installed
+    ├── SetUnavailable                the files of a question set cannot be had
     ├── ModelError
     │   ├── ModelUnavailable          no server at the address
     │   ├── AuthenticationFailed
@@ -125,8 +128,38 @@ class UnknownPrice(InputError):
     """A money budget was given for a model whose price is not known."""
 
 
+class UnknownSet(InputError):
+    """Neither the name of a known question set nor a file."""
+
+
+class InvalidRow(InputError):
+    """A row of a question set is not of the documented form.
+
+    Attributes:
+        path: Of the file, or the name of the set.
+        line: Counted from 1.
+        field: The field that is wrong, "" where the whole row is.
+    """
+
+    default_hint = "The form is described in evals/README.md."
+
+    def __init__(
+        self, message: str, *, path: str, line: int, field: str = "", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.line = line
+        self.field = field
+
+
 class MissingExtra(ReaderError):
     """An optional part of the library is not installed."""
+
+
+class SetUnavailable(ReaderError):
+    """The files of a question set cannot be fetched or read."""
+
+    retryable = True
 
 
 class ModelError(ReaderError):
