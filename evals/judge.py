@@ -8,8 +8,9 @@ from reader.budget import Frozen
 
 if TYPE_CHECKING:
     from reader.answers import Answer
-    from .item import Item
     from reader.llm.types import ChatModel
+
+    from .item import Item
 
 
 class Verdict(Frozen):
