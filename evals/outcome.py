@@ -84,13 +84,14 @@ class Outcome(Frozen):
         cls, answer: Answer, *, usage: Usage, resumed: bool = False, seconds: float = 0.0
     ) -> Outcome:
         """From an answer; one without a word is "empty"."""
+        replies = sum(step.tokens > 0 for step in answer.trace.steps)
         empty = not answer.text.strip() and answer.choice is None
         return cls(
             kind="empty" if empty else answer.status,
             answer=answer,
             usage=usage,
             # A run that went on at a checkpoint did not count the calls before it.
-            whole=not resumed and usage.calls + usage.cached_calls >= len(answer.trace.steps),
+            whole=not resumed and usage.calls + usage.cached_calls >= replies,
             seconds=seconds,
         )
 

@@ -18,9 +18,10 @@ from reader.budget import Budget, Frozen
 from reader.documents import Document
 from reader.errors import InputError, InvalidOption
 from reader.strategy import Strategy, find_strategy, read_options
+from reader.tokens import TokenCounter
 
 from .item import Item
-from .sets import load, set_info
+from .sets import known_sets, load, set_info
 
 BASELINES = ("closed_book", "full", "rag")
 NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
@@ -78,7 +79,7 @@ class Plan(Frozen):
         seeds: Of the draw, of generators and of strategies that sample.
         budget: Limits of each question, the same for all strategies.
         timeout: Seconds for a question; one that takes longer counts as wrong.
-        set_options: Options of ``sets.load``.
+        set_options: Options of ``sets.load``, "NAME" for all sets or "SET:NAME".
     """
 
     sets: tuple[str, ...] = Field(min_length=1)
@@ -159,8 +160,12 @@ def entrants(
     return made
 
 
-def batches(plan: Plan) -> tuple[Batch, ...]:
-    """Load every set for every seed.
+def batches(plan: Plan, counter: TokenCounter | None = None) -> tuple[Batch, ...]:
+    """Load every set for every seed. Blocks; works outside of a running event loop.
+
+    Args:
+        plan: Names the sets.
+        counter: The model's, so that generated documents have the lengths asked for.
 
     Raises:
         InputError: no such set, a row that is not of the form, or a set without items.
@@ -169,13 +174,14 @@ def batches(plan: Plan) -> tuple[Batch, ...]:
     taken: dict[str, str] = {}
     for text in plan.sets:
         name = _short(text)
+        options = _set_options(text, plan.set_options, counter)
         if taken.setdefault(name, text) != text:
             raise InvalidOption(
                 f"{taken[name]!r} and {text!r} would both be called {name!r}.",
                 hint="Rename one of the files.",
             )
         for seed in plan.seeds:
-            items = tuple(load(text, limit=plan.limit, seed=seed, **plan.set_options))
+            items = tuple(load(text, limit=plan.limit, seed=seed, **options))
             if not items:
                 raise EmptySet(f"{text!r} holds no question.", hint="Each line is one question.")
             made.append(Batch(name, seed, items, documents_of(items)))
@@ -193,7 +199,7 @@ def documents_of(items: Sequence[Item]) -> dict[str, Document]:
 
 
 def fingerprint(plan: Plan, batch: Batch, entrant: Entrant, identity: str) -> str:
-    """Of all that decides an outcome but the item: equal keys may share finished items."""
+    """Of all that decides an outcome but the items: rows of equal keys may be put together."""
     parts = {
         "set": batch.name,
         "seed": batch.seed,
@@ -230,8 +236,25 @@ def _give(text: str, found: dict[str, str], given: dict[str, dict[str, JsonValue
         given[taker].setdefault(name, value)
 
 
+def _set_options(
+    text: str, given: dict[str, JsonValue], counter: TokenCounter | None
+) -> dict[str, Any]:
+    """Options of one set: those for all sets, those marked as its own, the model's counter."""
+    info = known_sets().get(text) or known_sets().get(text.partition("/")[0])
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        owner, colon, bare = name.rpartition(":")
+        if (colon and owner in (text, _short(text))) or (not colon):
+            found[bare] = value
+    if counter is not None and info is not None and "counter" in info.options:
+        found.setdefault("counter", counter)
+    return found
+
+
 def _short(text: str) -> str:
     """A set's name in tables: a path's stem, without what tells the format."""
+    if text in known_sets() or text.partition("/")[0] in known_sets():
+        return text.replace("/", "-")
     name = Path(text).name
     for ending in (".gz", ".jsonl", ".dev"):
         name = name.removesuffix(ending)

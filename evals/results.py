@@ -204,3 +204,25 @@ def _is_finished(sample: EvalSample) -> bool:
         and "outcome" in sample.metadata
         and "quality" in (sample.scores or {})
     )
+
+
+def named_apart(rows: Iterable[Row]) -> list[Row]:
+    """The same rows, with labels that tell different settings apart.
+
+    Where a folder holds several models, the label gets the model's name; where it holds one
+    strategy with several settings under one label, the later ones get a number.
+    """
+    found = list(rows)
+    models = {row.model for row in found}
+    settings: dict[tuple[str, str, int, str], list[str]] = {}
+    for row in found:
+        keys = settings.setdefault((row.set, row.label, row.seed, row.model), [])
+        if row.key not in keys:
+            keys.append(row.key)
+
+    def label(row: Row) -> str:
+        number = settings[row.set, row.label, row.seed, row.model].index(row.key) + 1
+        name = row.label if len(models) == 1 else f"{row.label} ({row.model})"
+        return name if number == 1 else f"{name} #{number}"
+
+    return [row.model_copy(update={"label": label(row)}) for row in found]

@@ -14,11 +14,12 @@ defaults are changed, for reasons seen in inspect-ai 0.3.285:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from inspect_ai import Task, eval_set
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -27,11 +28,13 @@ from inspect_ai.log import EvalLog
 from reader.errors import ReaderError
 from reader.session import Reader
 
+from .outcome import Outcome
 from .plan import Batch, Entrant, Plan, fingerprint
 from .scorer import Key, quality
 from .solver import Halt, Library, reading
 
 Display = Literal["full", "rich", "plain", "log", "none"]
+OnScore: TypeAlias = "Callable[[Round, Outcome, float], None]"
 
 
 class EvaluationFailed(ReaderError):
@@ -72,7 +75,8 @@ def run(
     log_dir: Path,
     model_name: str,
     at_once: int,
-    display: Display = "plain",
+    display: Display = "none",
+    on_score: OnScore | None = None,
 ) -> list[EvalLog]:
     """Run what is not finished yet. Blocks; works outside of a running event loop.
 
@@ -84,6 +88,7 @@ def run(
         model_name: For people.
         at_once: Questions read at once.
         display: inspect's way to show progress.
+        on_score: Called for each question that is done: set, seed, label, outcome, score.
 
     Returns:
         Headers of the logs.
@@ -93,7 +98,7 @@ def run(
         KeyboardInterrupt: likewise.
     """
     halt = Halt()
-    tasks = [_task(plan, each, reader, halt, model_name) for each in todo]
+    tasks = [_task(plan, each, reader, halt, model_name, on_score) for each in todo]
     complete, logs = eval_set(
         tasks,
         log_dir=str(log_dir),
@@ -140,13 +145,20 @@ def samples_of(batch: Batch, entrant: Entrant) -> list[Sample]:
     ]
 
 
-def _task(plan: Plan, each: Round, reader: Reader, halt: Halt, model_name: str) -> Task:
+def _task(
+    plan: Plan,
+    each: Round,
+    reader: Reader,
+    halt: Halt,
+    model_name: str,
+    on_score: OnScore | None,
+) -> Task:
     batch, entrant = each.batch, each.entrant
     documents = batch.documents
     return Task(
         # The version is part of the identity by which an eval set knows a task's log again.
         name=f"{batch.name}-{entrant.label}-{batch.seed}",
-        version=each.key,
+        version=f"{each.key}-{batch.digest}",
         dataset=MemoryDataset(samples_of(batch, entrant), name=batch.name),
         solver=reading(
             entrant.strategy,
@@ -157,7 +169,12 @@ def _task(plan: Plan, each: Round, reader: Reader, halt: Halt, model_name: str) 
             on_error="record",
             halt=halt,
         ),
-        scorer=quality(key=Key({i.id: (i, documents[i.id]) for i in batch.items})),
+        scorer=quality(
+            key=Key(
+                {item.id: (item, documents[item.id]) for item in batch.items},
+                on_score and partial(on_score, each),
+            )
+        ),
         metadata={
             "reader": {
                 "set": batch.name,

@@ -6,12 +6,13 @@ the explanation says which. Evidence and further metrics are in the score's meta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
+from reader.answers import Answer
 from reader.documents import Document
 
 from .evidence import evidence_score
@@ -26,8 +27,13 @@ class Key:
 
     name = "key"
 
-    def __init__(self, items: Mapping[str, tuple[Item, Document]]) -> None:
+    def __init__(
+        self,
+        items: Mapping[str, tuple[Item, Document]],
+        on_score: Callable[[Outcome, float], None] | None = None,
+    ) -> None:
         self.items = items
+        self.on_score = on_score
 
 
 @scorer(metrics=[mean(), stderr()])
@@ -49,7 +55,11 @@ def quality(metric: str | None = None, key: Key | None = None) -> Scorer:
         given = state.metadata.get("outcome")
         if given is None:
             return Score(value=0.0, answer="", explanation="error: the sample has no outcome")
-        return graded(item, document, Outcome.model_validate(given), metric)
+        outcome = Outcome.model_validate(given)
+        made = graded(item, document, outcome, metric)
+        if key is not None and key.on_score is not None:
+            key.on_score(outcome, made.as_float())
+        return made
 
     return grade
 
@@ -60,15 +70,18 @@ def graded(item: Item, document: Document, outcome: Outcome, metric: str | None 
     info = set_info(item)
     main = score(item, answer, metric)
     more = {name: score(item, answer, name).value for name in info.also if name != main.metric}
-    evidence = None if answer is None else evidence_score(item, answer, document)
+    # Who failed cited nothing: leaving it out would flatter.
+    cited = answer or Answer(question=item.question, text="", status="partial")
+    evidence = evidence_score(item, cited, document)
     said: str = outcome.kind
     if outcome.failure is not None:
         said += f": {outcome.failure.type}: {outcome.failure.message}"
     metadata: dict[str, Any] = {
         "metric": main.metric,
-        "details": main.details,
+        "prediction": main.prediction,
+        "abstained": main.abstained,
         "also": more,
-        "evidence": None if evidence is None else evidence.model_dump(mode="json"),
+        "evidence": evidence.model_dump(mode="json"),
     }
     return Score(
         value=main.value,
