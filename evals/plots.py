@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .statistics import Difference
@@ -49,14 +49,15 @@ def quality_cost(summaries: Sequence[Summary], *, dollars: bool = False) -> Figu
     def x(one: Summary) -> float:
         return (one.cost or 0.0) if dollars else max(one.tokens, 1.0)
 
-    for number, one in enumerate(summaries):
+    styles = _styles(s.label for s in summaries)
+    for one in summaries:
         axes.errorbar(
             x(one),
             one.quality.mean,
             yerr=_spread(one.quality.mean, one.quality.low, one.quality.high),
-            fmt=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
+            ls="none",
             elinewidth=0.7,
+            **styles[one.label],
             label=_text(one.label),
         )
     best = frontier(summaries)
@@ -69,7 +70,7 @@ def quality_cost(summaries: Sequence[Summary], *, dollars: bool = False) -> Figu
         label="frontier",
     )
     if not dollars:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     axes.set_xlabel("dollars a question" if dollars else "tokens in and out, a question")
     axes.set_ylabel(_text(summaries[0].metric))
     axes.set_ylim(-0.02, 1.02)
@@ -80,7 +81,8 @@ def quality_cost(summaries: Sequence[Summary], *, dollars: bool = False) -> Figu
 def quality_length(points: Mapping[str, Sequence[Point]], metric: str) -> Figure:
     """Quality over the length of the document."""
     figure, axes = _figure(height=4.4)
-    for number, (label, found) in enumerate(points.items()):
+    styles = _styles(points)
+    for label, found in points.items():
         axes.errorbar(
             [p.length for p in found],
             [p.quality.mean for p in found],
@@ -88,14 +90,12 @@ def quality_length(points: Mapping[str, Sequence[Point]], metric: str) -> Figure
                 [max(p.quality.mean - p.quality.low, 0) for p in found],
                 [max(p.quality.high - p.quality.mean, 0) for p in found],
             ],
-            marker=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
             lw=1.2,
+            **styles[label],
             elinewidth=0.5,
             label=_text(label),
         )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    _logarithmic(axes)
     axes.set_xlabel("tokens of the document")
     axes.set_ylabel(_text(metric))
     axes.set_ylim(-0.02, 1.02)
@@ -128,11 +128,14 @@ def heat_map(grid: Grid, label: str) -> Figure:
     """Score by length and depth of the needle; what was not measured stays white."""
     figure, axes = _figure(width=1.8 + 0.7 * len(grid.lengths), height=1.4 + 0.4 * len(grid.depths))
     values = [[math.nan if v is None else v for v in line] for line in grid.values]
+    axes.grid(visible=False)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             if not math.isnan(value):
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
+                colour = "black" if 0.15 < value < 0.85 else "white"
+                said = f"{value:.2f}"
+                axes.text(column, row, said, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(grid.lengths)), [_thousands(n) for n in grid.lengths])
     axes.set_yticks(range(len(grid.depths)), [f"{d:.0%}" for d in grid.depths])
     axes.set_xlabel("tokens of the document")
@@ -169,6 +172,24 @@ def _figure(*, width: float = 7.0, height: float) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker by label: the same label looks the same in every picture of a set."""
+    return {
+        label: {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
+        for n, label in enumerate(sorted(labels))
+    }
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis of tokens with few, plain labels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=2.0, numticks=8))
+    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Any) -> None:
