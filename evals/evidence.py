@@ -20,7 +20,8 @@ LOOSE = 80.0
 """Similarity (0 to 100) from which on a gold text counts as found: annotators retype and join."""
 
 _ENOUGH = 0.5
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\s*\n\s*|\s*\.{3,}\s*|\s*…\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\s*\n\s*")
+_DOTS = re.compile(r"\s*[\[(]?(?:\.{3,}|\u2026)[\])]?\s*")
 _SHORT = 12  # characters; less of a torn gold text would be found anywhere
 
 
@@ -119,6 +120,7 @@ def compare(
     gold: Sequence[Span], cited: Sequence[Span]
 ) -> tuple[float | None, float | None, float | None]:
     """Recall, coverage and precision, as ``EvidenceScore`` defines them."""
+    gold = [span for span in gold if span.start < span.end]
     if not gold:
         return None, None, None
     union = merged(cited)
@@ -190,11 +192,16 @@ def _gold_passages(item: Item) -> list[Span]:
 
 
 def _find(text: str, finder: QuoteFinder, places: Sequence[Span], whole: str) -> list[Span]:
-    span = _find_one(text, finder, places, whole)
-    if span is not None:
-        return [span]
-    pieces = [piece for piece in _SENTENCE_END.split(text) if len(piece) >= _SHORT]
-    found = [_find_one(piece, finder, places, whole) for piece in pieces] if pieces[1:] else []
+    parts = [text]
+    if text.strip() not in whole:  # what stands between pieces joined by dots is no evidence
+        parts = [part for part in _DOTS.split(text) if len(part) >= _SHORT] or parts
+    found: list[Span | None] = []
+    for part in parts:
+        found.append(_find_one(part, finder, places, whole))
+        if found[-1] is None:
+            sentences = [s for s in _SENTENCE_END.split(part) if len(s) >= _SHORT]
+            if len(sentences) > 1:
+                found += [_find_one(sentence, finder, places, whole) for sentence in sentences]
     return [span for span in found if span is not None]
 
 

@@ -51,7 +51,8 @@ class Item(Frozen):
         meta: Extras of the set. Known here: ``title``; ``doc_id`` (rows with the same one share
             the document); ``gold`` (index of the right choice); ``gold_positions`` (indices of the
             gold passages); ``answerable``; ``evidence_spans`` (exact ranges of the evidence in
-            ``context``, as generators give them); ``metric`` and ``requirement`` (of this row
+            ``context``, as generators give them); ``markdown`` (``context`` has headings marked
+            as Markdown does); ``metric`` and ``requirement`` (of this row
             instead of its set's).
     """
 
@@ -120,7 +121,8 @@ class Item(Frozen):
         Two rows with the same text give equal documents, so work on one serves the other.
         """
         if self.documents is None:
-            return Document.from_text(self.context or "", title=self.title)
+            name = "document.md" if self.meta.get("markdown") is True else None
+            return Document.from_text(self.context or "", title=self.title, name=name)
         text, passages, starts = self._layout
         document = Document.from_text(text, title=self.title or "Passages", name="passages.md")
         # What the passages are is known: a "#" or a code fence within one must not change it.

@@ -36,6 +36,7 @@ PLAIN: Mapping[str, Callable[..., float]] = {
     "first_number": texts.first_number,
     "last_number": texts.last_number,
     "leading_numbers": texts.leading_numbers,
+    "letters": texts.letters,
     "edit_similarity": texts.edit_similarity,
     "rouge1": texts.rouge("rouge1"),
     "rouge2": texts.rouge("rouge2"),

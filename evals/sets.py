@@ -93,10 +93,10 @@ FILES: Mapping[str, SetInfo] = dict(
 @cache
 def _registry() -> Mapping[str, SetInfo]:
     from .generators import GENERATORS
-    from .hub import HUB
+    from .hub import hub_sets
 
     sets = dict(FILES)
-    sets |= {name: hub.info for name, hub in HUB.items()}
+    sets |= {name: hub.info for name, hub in hub_sets().items()}
     sets |= {name: generator.info for name, generator in GENERATORS.items()}
     return sets
 

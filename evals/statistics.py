@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_ALIKE = 1e-9  # values that differ less are taken for equal: nothing could be estimated from them
+
 Method = Literal["bca", "wilson", "none"]
 
 
@@ -174,7 +176,7 @@ def _interval(
     sums, sizes = _grouped(data, groups)
     if len(sums) < 2:
         return mean, mean, mean, "none"
-    if np.ptp(data) == 0:
+    if np.ptp(data) < _ALIKE:
         if mean in (0.0, 1.0):
             # As many independent observations as there are groups.
             ends = stats.binomtest(round(mean * len(sums)), len(sums)).proportion_ci(
@@ -182,7 +184,7 @@ def _interval(
             )
             return mean, float(ends.low), float(ends.high), "wilson"
         return mean, mean, mean, "none"
-    if np.ptp(sums / sizes) == 0 and np.ptp(sizes) == 0:
+    if np.ptp(sums / sizes) < _ALIKE:
         return mean, mean, mean, "none"  # every group has the same mean: nothing varies
     found = stats.bootstrap(
         (sums, sizes),

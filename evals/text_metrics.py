@@ -20,6 +20,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NOT_WORD = re.compile(r"[^\w\s]|_")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_LETTERS = re.compile(r"(?<![\w'])\(?[A-H](?:\)?(?:\s*(?:,|and|&)?\s*)\(?[A-H])*\)?(?![\w'])")
 _DIRECTIONS = {"n": "north", "s": "south", "e": "east", "w": "west"}
 
 _KEYWORD_RECALL = 0.2  # LV-Eval's threshold for English
@@ -180,6 +181,20 @@ def leading_numbers(prediction: str, references: Sequence[str]) -> float:
             break
         right += 1
     return right / len(references) if references else 0.0
+
+
+def letters(prediction: str, references: Sequence[str]) -> float:
+    """1 if the letters of options named are the reference's, a quarter if they are some of them.
+
+    L-Eval's exams (An et al. 2023), where several options may be right ("AC").
+    """
+    match = _LETTERS.search(prediction.strip())
+    said = set(re.findall("[A-Z]", match.group())) if match else set()
+    best = 0.0
+    for reference in references:
+        wanted = set(re.findall("[A-Z]", reference))
+        best = max(best, 1.0 if said == wanted else 0.25 if said and said < wanted else 0.0)
+    return best
 
 
 def edit_similarity(prediction: str, references: Sequence[str]) -> float:

@@ -16,6 +16,7 @@
     │   ├── UnknownSet                no question set of that name, and no file
     │   └── InvalidRow                a row of a question set that is not of the documented form
     ├── MissingExtra                  an optional part is not installed
+    ├── SetUnavailable                the files of a question set cannot be had
     ├── ModelError
     │   ├── ModelUnavailable          no server at the address
     │   ├── AuthenticationFailed
@@ -152,6 +153,12 @@ class InvalidRow(InputError):
 
 class MissingExtra(ReaderError):
     """An optional part of the library is not installed."""
+
+
+class SetUnavailable(ReaderError):
+    """The files of a question set cannot be fetched or read."""
+
+    retryable = True
 
 
 class ModelError(ReaderError):

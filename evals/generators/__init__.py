@@ -18,13 +18,23 @@ from .counting import COUNTING
 from .distractors import DISTRACTORS
 from .needles import NEEDLES
 from .no_overlap import NO_OVERLAP
+from .nolima import NOLIMA
 from .ruler import RULER
 from .task import Generator, GeneratorOptions, places
 from .tracing import TRACING
 
 GENERATORS: Mapping[str, Generator] = {
     made.info.name: made
-    for made in (*NEEDLES, *TRACING, *COUNTING, *DISTRACTORS, *RULER, *BABILONG, *NO_OVERLAP)
+    for made in (
+        *NEEDLES,
+        *TRACING,
+        *COUNTING,
+        *DISTRACTORS,
+        *RULER,
+        *BABILONG,
+        *NO_OVERLAP,
+        *NOLIMA,
+    )
 }
 """Every generated set by name."""
 

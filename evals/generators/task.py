@@ -46,7 +46,7 @@ class GeneratorOptions(BaseModel):
     @field_validator("counter", mode="plain")
     @classmethod
     def _counts(cls, counter: Any) -> Any:
-        if counter is not None and not callable(getattr(counter, "count", None)):
+        if counter is not None and not hasattr(counter, "exact"):
             raise ValueError("is no token counter")
         return counter
 
