@@ -84,7 +84,7 @@ def test_every_strategy_and_the_baselines_answer_and_a_second_run_asks_nothing(e
     assert "12 questions are finished already" in second.output
     rows = read_rows(evaluate.logs)
     assert Counter(r.label for r in rows) == {"coa": 3, "closed_book": 3, "full": 3, "rag": 3}
-    assert {r.quality for r in rows} == {pytest.approx(1 / 6, abs=0.2)}
+    assert all(0 < r.quality < 1 for r in rows)
     assert sum(r.usage.calls for r in rows if r.usage) == asked
 
 
@@ -109,11 +109,14 @@ def test_the_estimate_comes_first_and_without_a_terminal_nothing_is_spent(evalua
 
 def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
     """The server stops answering after some calls; when all slots hang, the process is killed."""
-    allowed = threading.Semaphore(14)
+    allowed = 14
+    answered: list[str] = []
 
-    def reply(_: dict[str, Any]) -> Reply:
-        got = allowed.acquire(blocking=False)
-        return ok("It says that the number is 333.", delay=None if got else NEVER)
+    def reply(body: dict[str, Any]) -> Reply:
+        if len(answered) == allowed:
+            return ok(delay=NEVER)
+        answered.append(json.dumps(body))
+        return ok("It says that the number is 333.")
 
     arguments = ("-s", "coa,quotes", "--chunk-tokens", "120", "--yes", "--concurrency", "2")
     with LocalServer(reply) as server:
@@ -125,16 +128,13 @@ def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
         process.wait()
         while server.in_flight:
             threading.Event().wait(0.02)
-        answered = [exchange.body for exchange in server.completed]
         half = finished(evaluate.logs)
-        assert len(answered) == 14
+        assert len(answered) == allowed
         assert 0 < sum(map(len, half.values())) < 15
-        server.answer = None
-        server.default = ok("It says that the number is 333.")
+        allowed = 10**6
         again = CliRunner().invoke(app, evaluate.arguments(server, *arguments))
         assert again.exit_code == 0, again.output
-    repeated = [body for body, n in Counter(e.body for e in server.completed).items() if n > 1]
-    assert repeated == []
+    assert [body for body, times in Counter(answered).items() if times > 1] == []
     assert len(read_rows(evaluate.logs)) == 15
 
 
@@ -171,7 +171,7 @@ def test_failures_count_as_wrong_and_are_called_by_their_name(
         asked = len(server.calls)
         evaluate(server, "--no-baselines", "-s", "full")
         assert len(server.calls) == asked  # a failure is a result: not asked again by itself
-        server.answer = failing_on("nothing", bad)
+        server.answer = failing_on("no such text", bad)
         again = evaluate(server, "--no-baselines", "-s", "full", "--retry-failed")
     assert again.exit_code == 0, again.output
     rows = {row.item: row for row in read_rows(evaluate.logs)}
@@ -259,7 +259,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(evaluate):
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("", "no question"),
+        ("", "no row"),
         ('{"id": "a", "dataset": "d"}\n', "line 1"),
         ("not json\n", "line 1"),
     ],
@@ -296,10 +296,10 @@ def test_wrong_usage_is_found_before_anything_is_spent(evaluate, arguments, says
 
 
 def test_entrants_come_with_their_options():
-    made = entrants(["coa,short=coa"], ["short:paths=2", "window=900"], baselines=False)
+    made = entrants(["coa,short=coa"], ["short:paths=bidirectional", "window=900"], baselines=False)
     assert [(e.label, e.strategy) for e in made] == [("coa", "coa"), ("short", "coa")]
     assert made[0].options == {"window": "900"}
-    assert made[1].options == {"paths": "2", "window": "900"}
+    assert made[1].options == {"paths": "bidirectional", "window": "900"}
     assert [e.label for e in entrants(["rag"])] == ["rag", "closed_book", "full"]
     with pytest.raises(UnknownStrategy, match="coa"):
         entrants(["cao"])
