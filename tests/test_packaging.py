@@ -38,6 +38,9 @@ def test_the_wheel_holds_one_import_package_and_all_its_files(built):
         "reader/strategies/prompts/coa/worker.md",
         "reader/strategies/prompts/rag/answer.md",
         "reader/evals/__init__.py",
+        "reader/evals/item.py",
+        "reader/evals/generators/needles.py",
+        "reader/evals/prompts/judge/judge.md",
         "reader/llm/catalogue.json",
         "reader/tales/the_monkeys_paw.txt",
     ):
