@@ -116,6 +116,8 @@ def run(
     )
     if halt.error is not None:
         raise halt.error
+    if len(logs) < len(tasks) or any(log.status == "cancelled" for log in logs):
+        raise KeyboardInterrupt  # inspect catches Ctrl-C and gives back what it has
     if not complete:
         why = next((log.error.message for log in logs if log.error is not None), "unknown")
         raise EvaluationFailed(f"A task of the evaluation failed: {why}.")
