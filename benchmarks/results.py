@@ -69,7 +69,9 @@ def main() -> int:
         print(shlex.join(command), flush=True)
         if not given.commands:
             code = "from reader.cli import main; main()"
-            worst = max(worst, subprocess.run([sys.executable, "-c", code, *command[1:]]).returncode)
+            worst = max(
+                worst, subprocess.run([sys.executable, "-c", code, *command[1:]]).returncode
+            )
     if not given.commands:
         seconds(given.logs)
     return worst
