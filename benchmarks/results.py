@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/results.py --data ../shared/data --logs results-logs
 
-Hours on a CPU: stop it and start it again as you like, nothing is repeated. ``--items 2`` is a small
-trial of everything, ``--only needle`` one set, ``--commands`` only prints the commands. At the end:
+Hours on a CPU: stop it and start it again as you like, nothing is repeated. ``--items 2`` is a
+small trial of everything, ``--only needle`` one set, ``--commands`` only prints. In the end:
 seconds a question for each strategy, and ``reader eval report`` for the page.
 """
 
