@@ -1,4 +1,4 @@
-"""The shell: ``reader ask``, ``estimate``, ``strategies``, ``models``, ``runs``, ``store``.
+"""The shell: ``reader ask``, ``estimate``, ``eval``, ``strategies``, ``models``, ``runs``, ``store``.
 
 Exit codes: 0 answered; 1 an error of the model, the network or the store; 2 wrong usage (document,
 question, option, strategy, budget); 3 partial (budget, deadline or failed chunks); 4 not found in
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,8 @@ app = typer.Typer(
 strategies_app = typer.Typer(help="List reading strategies, show one.", no_args_is_help=False)
 models_app = typer.Typer(help="List, fetch and remove the models of the catalogue.")
 runs_app = typer.Typer(help="Past runs: list, show, resume.")
+# By name: the type checker knows the folder as evals. It imports nothing but typer.
+app.add_typer(import_module("reader.evals.shell").eval_app, name="eval")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")

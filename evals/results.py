@@ -1,0 +1,228 @@
+"""From logs to rows: one row for each question, strategy and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, JsonValue
+
+from reader.answers import Answer
+from reader.budget import Frozen, Usage
+from reader.errors import InputError
+
+from .evidence import EvidenceScore
+from .outcome import Failure, Kind, Outcome
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+
+
+class NoLogs(InputError):
+    """The folder holds no log of an evaluation."""
+
+    default_hint = "Pass the folder that `reader eval --log-dir` wrote to."
+
+
+class Row(Frozen):
+    """One question, answered by one strategy.
+
+    Attributes:
+        set: Name of the question set.
+        label: Name of the strategy in tables.
+        strategy: The strategy itself.
+        seed: Of the draw and of sampling.
+        item: Id of the question in its set.
+        key: Of the task it belongs to: same key, same settings.
+        model: Name of the model.
+        group: Rows of one group read the same document.
+        title: Of the document.
+        tokens: Length of the document by the model's tokenizer, None where it was not counted.
+        characters: Length of the document.
+        question: "" for a summary.
+        references: Accepted answers.
+        kind: What became of it.
+        quality: 0 to 1 by ``metric``; failures, time-outs and empty replies are 0.
+        metric: Name of the metric.
+        also: Further metrics, 0 to 1.
+        evidence: Citations against gold evidence, None where nothing was answered.
+        usage: What the run took, None where a part of it is not known.
+        answer: The answer with its trace.
+        failure: Why there is none.
+        options: Of the strategy, as the run had them.
+        meta: Extras of the item.
+    """
+
+    set: str
+    label: str
+    strategy: str
+    seed: int
+    item: str
+    key: str
+    model: str
+    group: str
+    title: str = ""
+    tokens: int | None = None
+    characters: int = 0
+    question: str = ""
+    references: tuple[str, ...] = ()
+    kind: Kind
+    quality: float
+    metric: str
+    also: dict[str, float] = Field(default_factory=dict)
+    evidence: EvidenceScore | None = None
+    usage: Usage | None = None
+    answer: Answer | None = None
+    failure: Failure | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    meta: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Tokens: as asked for where the document was generated, else counted, else estimated."""
+        asked = self.meta.get("length")
+        if isinstance(asked, int):
+            return asked
+        return self.tokens if self.tokens is not None else self.characters // 4
+
+
+def read_rows(log_dir: str | Path) -> list[Row]:
+    """The rows of all logs in a folder, unfinished ones too; the newest of equal rows only.
+
+    Raises:
+        NoLogs: there is none.
+    """
+    found: dict[tuple[str, str], Row] = {}
+    for log in _logs(log_dir):
+        for row in _rows(log):
+            found[row.key, row.item] = row
+    if not found:
+        raise NoLogs(f"{str(log_dir)!r} holds no finished question.")
+    return list(found.values())
+
+
+def finished(log_dir: str | Path) -> dict[str, set[str]]:
+    """Ids of finished items by the key of their task; empty where there is no log."""
+    done: dict[str, set[str]] = {}
+    for log in _logs(log_dir):
+        about = _about(log)
+        for sample in log.samples or ():
+            if _is_finished(sample):
+                done.setdefault(about["key"], set()).add(str(sample.id))
+    return done
+
+
+def forget_failures(log_dir: str | Path) -> int:
+    """Mark failed and timed-out questions as not done, so that the next run asks them again.
+
+    Returns:
+        How many.
+    """
+    from inspect_ai.log import ProvenanceData, invalidate_samples, write_eval_log
+
+    count = 0
+    for log in _logs(log_dir):
+        again = [
+            sample.uuid
+            for sample in log.samples or ()
+            if sample.uuid
+            and _is_finished(sample)
+            and _outcome(sample).kind in ("error", "timeout")
+        ]
+        if again:
+            why = ProvenanceData(author="reader", reason="asked again: --retry-failed")
+            write_eval_log(invalidate_samples(log, again, why))
+            count += len(again)
+    return count
+
+
+def _logs(log_dir: str | Path) -> Iterator[EvalLog]:
+    """Whole logs of ours, the oldest first."""
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    if not Path(log_dir).is_dir():
+        return
+    for info in sorted(list_eval_logs(str(log_dir)), key=lambda i: (i.mtime or 0.0, i.name)):
+        log = read_eval_log(info)
+        if _about(log):
+            yield log
+
+
+def _rows(log: EvalLog) -> Iterable[Row]:
+    about = _about(log)
+    for sample in log.samples or ():
+        if _is_finished(sample):
+            yield _row(about, sample)
+
+
+def _row(about: dict[str, Any], sample: EvalSample) -> Row:
+    outcome = _outcome(sample)
+    score = (sample.scores or {})["quality"]
+    more = score.metadata or {}
+    said = sample.metadata
+    evidence = more.get("evidence")
+    return Row(
+        set=about["set"],
+        label=about["label"],
+        strategy=about["strategy"],
+        seed=about["seed"],
+        item=str(sample.id),
+        key=about["key"],
+        model=about["model"],
+        group=said["document"],
+        title=said.get("title") or "",
+        tokens=said.get("tokens"),
+        characters=said.get("characters") or 0,
+        question=sample.input if isinstance(sample.input, str) else "",
+        references=tuple(said.get("answers") or ()),
+        kind=outcome.kind,
+        quality=score.as_float(),
+        metric=more["metric"],
+        also=more.get("also") or {},
+        evidence=None if evidence is None else EvidenceScore.model_validate(evidence),
+        usage=outcome.usage if outcome.whole else None,
+        answer=outcome.answer,
+        failure=outcome.failure,
+        options=said.get("options") or {},
+        meta=said.get("meta") or {},
+    )
+
+
+def _about(log: EvalLog) -> dict[str, Any]:
+    return (log.eval.metadata or {}).get("reader") or {}
+
+
+def _outcome(sample: EvalSample) -> Outcome:
+    return Outcome.model_validate(sample.metadata["outcome"])
+
+
+def _is_finished(sample: EvalSample) -> bool:
+    return (
+        sample.error is None
+        and sample.invalidation is None
+        and "outcome" in sample.metadata
+        and "quality" in (sample.scores or {})
+    )
+
+
+def named_apart(rows: Iterable[Row]) -> list[Row]:
+    """The same rows, with labels that tell different settings apart.
+
+    Where a folder holds several models, the label gets the model's name; where it holds one
+    strategy with several settings under one label, the later ones get a number.
+    """
+    found = list(rows)
+    models = {row.model for row in found}
+    settings: dict[tuple[str, str, int, str], list[str]] = {}
+    for row in found:
+        keys = settings.setdefault((row.set, row.label, row.seed, row.model), [])
+        if row.key not in keys:
+            keys.append(row.key)
+
+    def label(row: Row) -> str:
+        number = settings[row.set, row.label, row.seed, row.model].index(row.key) + 1
+        name = row.label if len(models) == 1 else f"{row.label} ({row.model})"
+        return name if number == 1 else f"{name} #{number}"
+
+    return [row.model_copy(update={"label": label(row)}) for row in found]

@@ -1,0 +1,322 @@
+"""`reader eval`: what it asks, what it keeps, what it counts, and what a second run repeats."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from conftest import tale
+from reader.budget import Budget, Estimate
+from reader.cli import app
+from reader.errors import InvalidOption, UnknownStrategy
+from reader.evals.forecast import Forecast
+from reader.evals.plan import entrants
+from reader.evals.results import finished, read_rows
+from scripts import no_waiting
+from servers import NEVER, LocalServer, Reply, empty_body, ok, server_error, wrong_key
+
+MAIN = "from reader.cli import main; main()"
+
+
+def question(number: int, **more: Any) -> dict[str, Any]:
+    """A question about part 3 of a tale of its own."""
+    text = tale(4, marker=f"fact{number}")
+    return {
+        "id": f"q/{number}",
+        "dataset": "tales",
+        "documents": None,
+        "context": text,
+        "question": f"What is the fact{number} of part 3?",
+        "answers": ["333"],
+        "evidence": [f"The fact{number} of part 3 is number 333."],
+        "choices": None,
+        "meta": {},
+    } | more
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "tales.jsonl"
+    path.write_text("".join(json.dumps(question(n)) + "\n" for n in (1, 2, 3)))
+    return path
+
+
+class Evaluation:
+    """`reader eval` in this process, always into the same folders."""
+
+    def __init__(self, folder: Path, questions: Path) -> None:
+        self.questions, self.logs, self.store = questions, folder / "logs", folder / "store"
+
+    def arguments(self, server: LocalServer, *more: str) -> list[str]:
+        where = ["--log-dir", str(self.logs), "--store", str(self.store)]
+        return ["eval", str(self.questions), "--model", server.url, *where, *more]
+
+    def __call__(self, server: LocalServer, *more: str, yes: bool = True) -> Any:
+        arguments = self.arguments(server, *more, *(["--yes"] if yes else []))
+        return CliRunner().invoke(app, arguments)
+
+    def kinds(self) -> Counter[tuple[str, str]]:
+        return Counter((row.label, row.kind) for row in read_rows(self.logs))
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, questions: Path) -> Evaluation:
+    return Evaluation(tmp_path, questions)
+
+
+def test_every_strategy_and_the_baselines_answer_and_a_second_run_asks_nothing(evaluate):
+    with LocalServer(default=ok("It says that the number is 333.")) as server:
+        first = evaluate(server, "-s", "coa", "--chunk-tokens", "120")
+        assert first.exit_code == 0, first.output
+        asked = len(server.calls)
+        second = evaluate(server, "-s", "coa", "--chunk-tokens", "120")
+    assert second.exit_code == 0, second.output
+    assert asked > 12
+    assert len(server.calls) == asked
+    assert "12 questions are finished already" in second.output
+    rows = read_rows(evaluate.logs)
+    assert Counter(r.label for r in rows) == {"coa": 3, "closed_book": 3, "full": 3, "rag": 3}
+    assert all(0 < r.quality < 1 for r in rows)
+    assert sum(r.usage.calls for r in rows if r.usage) == asked
+
+
+def test_the_estimate_comes_first_and_without_a_terminal_nothing_is_spent(evaluate):
+    with LocalServer() as server:
+        done = evaluate(server, yes=False)
+        assert server.calls == []
+        said = subprocess.run(
+            [sys.executable, "-c", MAIN, *evaluate.arguments(server)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.exit_code != 0
+    assert said.returncode == 2
+    assert "closed_book" in said.stdout
+    assert "--yes" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert server.calls == []
+
+
+def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
+    """The server stops answering after some calls; when all slots hang, the process is killed."""
+    allowed = 14
+    answered: list[str] = []
+
+    def reply(body: dict[str, Any]) -> Reply:
+        if len(answered) == allowed:
+            return ok(delay=NEVER)
+        answered.append(json.dumps(body))
+        return ok("It says that the number is 333.")
+
+    arguments = ("-s", "coa,quotes", "--chunk-tokens", "120", "--yes", "--concurrency", "2")
+    with LocalServer(reply) as server:
+        command = [sys.executable, "-c", MAIN, *evaluate.arguments(server, *arguments)]
+        process = subprocess.Popen(command, stdout=-3, stderr=-3)
+        while server.in_flight < 2 and process.poll() is None:
+            threading.Event().wait(0.02)
+        process.kill()
+        process.wait()
+        while server.in_flight:
+            threading.Event().wait(0.02)
+        half = finished(evaluate.logs)
+        assert len(answered) == allowed
+        assert 0 < sum(map(len, half.values())) < 15
+        allowed = 10**6
+        again = CliRunner().invoke(app, evaluate.arguments(server, *arguments))
+        assert again.exit_code == 0, again.output
+    assert [body for body, times in Counter(answered).items() if times > 1] == []
+    assert len(read_rows(evaluate.logs)) == 15
+
+
+def failing_on(marker: str, bad: Reply) -> Any:
+    def reply(body: dict[str, Any]) -> Reply:
+        text = json.dumps(body["messages"])
+        return bad if marker in text else ok("It says that the number is 333.")
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "says"),
+    [
+        (server_error(), "error", "ServerFailed"),
+        (ok(" "), "empty", ""),
+        (empty_body(), "error", "BadReply"),
+    ],
+)
+def test_failures_count_as_wrong_and_are_called_by_their_name(
+    evaluate, monkeypatch, bad, kind, says
+):
+    no_waiting(monkeypatch)
+    with LocalServer(failing_on("fact2", bad)) as server:
+        done = evaluate(server, "--no-baselines", "-s", "full")
+        assert done.exit_code == 0, done.output
+        rows = {row.item: row for row in read_rows(evaluate.logs)}
+        assert rows["q/2"].kind == kind
+        assert rows["q/2"].quality == 0.0
+        assert rows["q/2"].evidence.recall == 0.0
+        assert (rows["q/2"].failure.type if rows["q/2"].failure else "") == says
+        assert rows["q/1"].kind == rows["q/3"].kind == "answered"
+        assert "1 of 3" in done.output
+        asked = len(server.calls)
+        evaluate(server, "--no-baselines", "-s", "full")
+        assert len(server.calls) == asked  # a failure is a result: not asked again by itself
+        server.answer = failing_on("no such text", bad)
+        again = evaluate(server, "--no-baselines", "-s", "full", "--retry-failed")
+    assert again.exit_code == 0, again.output
+    rows = {row.item: row for row in read_rows(evaluate.logs)}
+    if kind == "error":
+        assert rows["q/2"].kind == "answered"
+        assert len(server.calls) == asked + 1
+
+
+def test_a_question_that_takes_too_long_is_a_timeout_and_wrong(evaluate):
+    with LocalServer(failing_on("fact2", ok("late", delay=NEVER))) as server:
+        done = evaluate(server, "--no-baselines", "-s", "full", "--timeout", "3")
+    assert done.exit_code == 0, done.output
+    rows = {row.item: row for row in read_rows(evaluate.logs)}
+    assert [rows[i].kind for i in ("q/1", "q/2", "q/3")] == ["answered", "timeout", "answered"]
+    assert rows["q/2"].quality == 0.0
+    assert "3 seconds" in rows["q/2"].failure.message
+
+
+def test_what_every_question_would_meet_stops_the_run_and_the_same_command_goes_on(evaluate):
+    allowed = threading.Semaphore(2)
+
+    def reply(_: dict[str, Any]) -> Reply:
+        return ok("333.") if allowed.acquire(blocking=False) else wrong_key()
+
+    arguments = ("--no-baselines", "-s", "full,closed_book", "--concurrency", "1")
+    with LocalServer(reply) as server:
+        done = evaluate(server, *arguments)
+        assert done.exit_code == 1
+        assert type(done.exception).__name__ == "AuthenticationFailed"
+        refused = len(server.calls)
+        assert refused <= 2 + 3  # the questions in flight, and nothing after them
+        server.answer = None
+        server.default = ok("333.")
+        again = evaluate(server, *arguments)
+    assert again.exit_code == 0, again.output
+    assert evaluate.kinds() == {("full", "answered"): 3, ("closed_book", "answered"): 3}
+    assert len(server.calls) == refused + 4
+
+
+def test_all_strategies_keep_the_same_budget_of_tokens(evaluate):
+    reply = ok("It says that the number is 333.", usage=(150, 20))
+    with LocalServer(default=reply) as server:
+        done = evaluate(server, "-s", "coa", "--chunk-tokens", "60", "--budget", "tokens=4000")
+        assert done.exit_code == 0, done.output
+        rows = read_rows(evaluate.logs)
+        assert all(r.usage.prompt_tokens + r.usage.completion_tokens <= 4000 for r in rows)
+        small = evaluate(server, "-s", "coa", "--no-baselines", "--budget", "tokens=50")
+    assert small.exit_code == 0, small.output
+    rows = [r for r in read_rows(evaluate.logs) if r.failure]
+    assert {r.failure.type for r in rows} == {"BudgetTooSmall"}
+    assert len(rows) == 3
+
+
+def test_variants_of_a_strategy_and_seeds_stand_side_by_side(evaluate):
+    with LocalServer(default=ok("333.")) as server:
+        done = evaluate(
+            server,
+            *("-s", "full,bare=full", "-o", "bare:quotes=false", "--no-baselines"),
+            *("--seeds", "0,1", "--limit", "2"),
+        )
+    assert done.exit_code == 0, done.output
+    rows = read_rows(evaluate.logs)
+    assert Counter((r.label, r.seed) for r in rows) == dict.fromkeys(
+        [("full", 0), ("full", 1), ("bare", 0), ("bare", 1)], 2
+    )
+    assert {r.options.get("quotes") for r in rows if r.label == "bare"} == {"false"}
+    assert {r.strategy for r in rows} == {"full"}
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(evaluate):
+    import signal
+
+    with LocalServer(default=ok("x", delay=NEVER)) as server:
+        command = [sys.executable, "-c", MAIN, *evaluate.arguments(server, "--yes")]
+        process = subprocess.Popen(command, stdout=-3, stderr=subprocess.PIPE, text=True)
+        while not server.calls and process.poll() is None:
+            threading.Event().wait(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "goes on" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("", "no row"),
+        ('{"id": "a", "dataset": "d"}\n', "line 1"),
+        ("not json\n", "line 1"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(evaluate, lines, says):
+    evaluate.questions.write_text(lines)
+    with LocalServer() as server:
+        done = evaluate(server)
+    assert done.exit_code == 1
+    assert says in str(done.exception)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-s", "cao"), "'coa'"),
+        (("-s", "coa,coa"), "twice"),
+        (("-o", "nope=1"), "nope"),
+        (("-o", "coa:presett=1"), "presett"),
+        (("-o", "other:window=100"), "other"),
+        (("--seeds", "a"), "--seeds"),
+        (("--limit", "0"), "--limit"),
+        (("--budget", "token=3"), "token"),
+        (("--set-option", "length=4k"), "length"),
+    ],
+)
+def test_wrong_usage_is_found_before_anything_is_spent(evaluate, arguments, says):
+    with LocalServer() as server:
+        done = evaluate(server, *arguments)
+    assert done.exit_code != 0
+    assert says in str(done.exception)
+    assert server.calls == []
+
+
+def test_entrants_come_with_their_options():
+    made = entrants(["coa,short=coa"], ["short:paths=bidirectional", "window=900"], baselines=False)
+    assert [(e.label, e.strategy) for e in made] == [("coa", "coa"), ("short", "coa")]
+    assert made[0].options == {"window": "900"}
+    assert made[1].options == {"paths": "bidirectional", "window": "900"}
+    assert [e.label for e in entrants(["rag"])] == ["rag", "closed_book", "full"]
+    with pytest.raises(UnknownStrategy, match="coa"):
+        entrants(["cao"])
+    with pytest.raises(InvalidOption, match="label"):
+        entrants(["<b>=coa"])
+
+
+def test_a_forecast_never_promises_more_than_the_budget():
+    one = Estimate(
+        calls=10, prompt_tokens=900, completion_tokens=100, depth=1, cost=1.0, max_cost=2.0
+    )
+    whole = Forecast(label="x").plus(one, None)
+    assert (whole.calls, whole.prompt_tokens, whole.cost, whole.most) == (10, 900, 1.0, 2.0)
+    held = Forecast(label="x").plus(one, Budget(calls=4, tokens=500, usd=0.3))
+    assert held.calls == 4
+    assert held.prompt_tokens + held.completion_tokens == 500
+    assert held.cost == 0.3
+    assert held.most == 0.3
+    unknown = whole.plus(one.model_copy(update={"cost": None, "max_cost": None}), None)
+    assert unknown.cost is None
