@@ -1,0 +1,1 @@
+"""Attention scorers: which passages the heads of a model look at."""
