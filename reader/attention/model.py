@@ -101,9 +101,9 @@ class AttentionInfo:
         window: Tokens that it can read at once.
         layers: Layers, of which some may have no attention (see ``attending``).
         heads: Query heads of a layer.
-        attending: Layers that have attention over the whole window, in order.
-        architecture: As its configuration names it ("Qwen2ForCausalLM"); head tables are kept by
-            identity first, then by name and shape.
+        attending: Layers that have attention, in order: all but in hybrid models.
+        shape: What fine-tunings of one base model share (see ``model_shape``): tables of heads are
+            found by it.
     """
 
     name: str
@@ -112,7 +112,20 @@ class AttentionInfo:
     layers: int
     heads: int
     attending: tuple[int, ...]
-    architecture: str = ""
+    shape: str = ""
+
+
+def model_shape(kind: str, *, layers: int, heads: int, hidden: int, vocabulary: int) -> str:
+    """One text out of a model's configuration, as in "qwen2/24x14/896/151936".
+
+    Args:
+        kind: ``model_type`` of the configuration.
+        layers: ``num_hidden_layers``.
+        heads: ``num_attention_heads``.
+        hidden: ``hidden_size``.
+        vocabulary: ``vocab_size``.
+    """
+    return f"{kind}/{layers}x{heads}/{hidden}/{vocabulary}"
 
 
 class Encoding(NamedTuple):
@@ -222,6 +235,6 @@ def check_request(request: AttentionRequest, info: AttentionInfo) -> None:
                 + (
                     "."
                     if len(info.attending) == info.layers
-                    else f"; with full attention: {', '.join(map(str, info.attending))}."
+                    else f"; with attention: {', '.join(map(str, info.attending))}."
                 ),
             )
