@@ -148,10 +148,13 @@ class AttentionTokenizer(Protocol):
         """For keys: equal only where the same tokens come out."""
         ...
 
-    def encode(self, text: str) -> Encoding:
-        """Tokens of a text as it stands: no special token is added.
+    def encode(self, text: str, *, template: bool = False) -> Encoding:
+        """Tokens of a text as it stands: none is added.
 
-        Names of special tokens in the text (template parts) are read as these tokens.
+        Args:
+            text: A part of the prompt.
+            template: The text is a part of what ``chat`` gave, in which the names of special tokens
+                mean these tokens. In any other text, a document's above all, they are plain text.
         """
         ...
 
