@@ -1,15 +1,16 @@
 """Attrieval: the model reasons first, and what its reasoning looked at is given back to it.
 
-Zhang et al., "Attention Reveals More Than Tokens", arXiv 2503.09819. (1) A chain of thought
-from the context. (2) Each of its tokens votes for the 50 context tokens that it looks at most, in the last
-quarter of the layers, all heads. (3) A fact (sentence) with a vote from nearly every token (99%) is
-a sink and dropped. (4) Facts are ranked by their mean attention, the ten best are shown once more
-before the question. (5) Cross-evaluation: only the tokens of the chain whose next word the context
-changes most are believed.
+Zhang et al., "Attention Reveals More Than Tokens", arXiv 2503.09819. (1) A chain of thought from
+the context. (2) Each of its tokens votes for the 50 context tokens that it looks at most, in the
+last quarter of the layers, all heads. (3) A fact (sentence) with a vote from nearly every token
+(99%) is a sink and dropped. (4) Facts are ranked by their mean attention, the ten best are shown
+once more before the question. (5) Cross-evaluation: only the tokens of the chain whose next word
+the context changes most are believed.
 
 The paper holds the whole context in one window. Here it is read in windows, each with the chain
-behind it; a longer document is first narrowed down to what the answering model can hold, by words.
-``preset="calibrated"`` looks with the retrieval heads instead of the last quarter of the layers.
+behind it; a longer document is first narrowed down to what the answering model can hold, by
+words. ``preset="calibrated"`` looks with the retrieval heads instead of the last quarter of the
+layers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """GemFilter: one early layer, the last token's products with every key, the best tokens stay.
 
 Shi et al., arXiv 2409.17422; SalesforceAIResearch/GemFilter. The products are taken before the
-softmax, summed over the heads of the layer, averaged over 5 neighbours; the k best tokens are kept
-in their order and read afresh. ``preset="paper"`` does that, with the whole text as one: products
-do not depend on what else stands in a window, so windows can be compared. The default keeps
-sentences instead of tokens, whose text is garbled, and looks from all of the question's tokens.
+softmax, summed over the heads of the layer, averaged over 5 neighbours; the k best tokens are
+kept in their order and read afresh. ``preset="paper"`` does that, with the whole text as one:
+products do not depend on what else stands in a window, so windows can be compared. The default
+keeps sentences instead of tokens, whose text is garbled, and looks from all of the question's
+tokens.
 """
 
 from __future__ import annotations

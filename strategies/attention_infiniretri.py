@@ -2,13 +2,13 @@
 
 Ye et al., arXiv 2502.12962; the package infini-retri 0.0.3 is its code. ``preset="paper"`` scores
 as it does: attention of the last layer, summed over heads; rows from the question to the end of
-the prompt, each weighted by the square of the attention that it gives to the question (taken
-from the first window); a box of 8 tokens; the 300 best tokens; every sentence with one of them stays. The
-default looks with calibrated heads instead, and ranks sentences by their best tokens.
+the prompt, each weighted by the square of the attention that it gives to the question (taken from
+the first window); a box of 8 tokens; the 300 best tokens; every sentence with one of them stays.
+The default looks with calibrated heads instead, and ranks sentences by their best tokens.
 
-What is added: the package keeps without bound (300 tokens may pull in 300 sentences); here at most
-``keep_tokens`` of sentences stay, the best ones. Sentences are character ranges, so that none is
-lost or found twice.
+What is added: the package keeps without bound (300 tokens may pull in 300 sentences); here at
+most ``keep_tokens`` of sentences stay, the best ones. Sentences are character ranges, so that
+none is lost or found twice.
 """
 
 from __future__ import annotations

@@ -15,50 +15,40 @@ from reader.attention.calibration import Example, paragraphs
 TALE = "the_monkeys_paw.txt"
 PASSAGES = 12
 PASSAGE = 400  # characters
-_NAMES = tuple(
-    [
-        "Alma",
-        "Berit",
-        "Corwin",
-        "Dalia",
-        "Edmund",
-        "Farida",
-        "Gustav",
-        "Helmi",
-        "Ivo",
-        "Jorun",
-        "Kasimir",
-        "Leonie",
-    ]
-    + [
-        "Marek",
-        "Nadia",
-        "Orrin",
-        "Petra",
-        "Quentin",
-        "Rosa",
-        "Silas",
-        "Tamsin",
-        "Ulrik",
-        "Vera",
-        "Wendel",
-        "Yara",
-    ]
+_NAMES = (
+    "Alma",
+    "Berit",
+    "Corwin",
+    "Dalia",
+    "Edmund",
+    "Farida",
+    "Gustav",
+    "Helmi",
+    "Ivo",
+    "Jorun",
+    "Kasimir",
+    "Leonie",
+    "Marek",
+    "Nadia",
+    "Orrin",
+    "Petra",
+    "Quentin",
+    "Rosa",
+    "Silas",
+    "Tamsin",
 )
-_PLACES = tuple(
-    [
-        "Aldmoor",
-        "Brisling",
-        "Carrow",
-        "Dunmere",
-        "Eastvale",
-        "Farnholt",
-        "Greywick",
-        "Hollin",
-        "Ister",
-        "Jessop",
-        "Karst",
-    ]
+_PLACES = (
+    "Aldmoor",
+    "Brisling",
+    "Carrow",
+    "Dunmere",
+    "Eastvale",
+    "Farnholt",
+    "Greywick",
+    "Hollin",
+    "Ister",
+    "Jessop",
+    "Karst",
 )
 _THINGS = (
     "a brass compass",
