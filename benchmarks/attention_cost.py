@@ -3,8 +3,8 @@
     python benchmarks/attention_cost.py --scorer embedded:tiny --rounds 5
 
 Both sides in one process, in turns, medians: (a) the model's own layers up to the last wanted one,
-bare, over prefix and question; (b) the scorer with the table's heads and the "N/A" question; (c) the
-scorer with eight questions.
+bare, over prefix and question; (b) the scorer with the table's heads and the "N/A" question; (c)
+the scorer with eight questions.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     python benchmarks/attention_recall.py DATA.jsonl.gz --scorer embedded:tiny --out results.jsonl
 
 One line a question is appended to --out, so that the same command goes on where it was. Only
-questions that heads were not chosen with are used (the other half, by a hash of the id). --draft FILE
-holds drafts of answers (JSON lines, id and draft): a second round looks from their tokens.
+questions that heads were not chosen with are used (the other half, by a hash of the id).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from attention_words import GOOD, SHAPE, WordAttention
 
 import reader
+from attention_words import GOOD, SHAPE, WordAttention
 from reader.attention.heads import HeadTable
 from reader.errors import (
     InvalidOption,

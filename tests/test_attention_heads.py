@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from attention_words import GOOD, SHAPE, WordAttention
 from typer.testing import CliRunner
 
 import reader.attention as attention
+from attention_words import GOOD, SHAPE, WordAttention
 from reader.attention.calibration import (
     Measured,
     calibrate_model,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 
+import tiny_models
 from reader.attention.model import AttentionRequest, Head, Tail
 from reader.attention.resolve import LocalFiles, open_attention
 from reader.attention.transformers_model import TransformersAttention

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from attention_words import Words
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attention_words import Words
 from reader.attention.windows import Layout, passage_scores, request
 from reader.errors import UnsupportedModel, WindowTooSmall
 
