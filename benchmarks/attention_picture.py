@@ -1,6 +1,6 @@
 """Where in a book the heads looked, as a picture.
 
-    python benchmarks/attention_picture.py BOOK.txt QUESTION --out docs/looked.png
+python benchmarks/attention_picture.py BOOK.txt QUESTION --out docs/looked.png
 """
 
 from __future__ import annotations
