@@ -1,6 +1,6 @@
 """Needles in a haystack of real books: which are among the five top sentences, as a heat map.
 
-    python benchmarks/attention_needles.py --lengths 4000,16000 --out needles.jsonl --plot needles.png
+    python benchmarks/attention_needles.py --lengths 4000,16000 --out needles.jsonl
 
 All needles of one length share a pass: a needle a depth, each with its own question. A window is
 scored and forgotten, so memory does not grow; lines in --out (one a window) let the same command go
