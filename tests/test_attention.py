@@ -267,6 +267,25 @@ def test_eight_questions_at_once_cost_little_more_than_one(table, store):
     assert len(scorer.requests) == 8 * len(scorer.read)
 
 
+def test_a_model_folder_from_end_to_end(tmp_path):
+    """A random model's heads say nothing, so BM25 finds the passage; everything else is real."""
+    pytest.importorskip("torch")
+    import tiny_models
+
+    folder = tiny_models.save(tmp_path / "tiny", tiny_models.configurations()["qwen3"])
+    heads = HeadTable(
+        model="tiny", shape="qwen3/4x4/32/300", probe="test", source="test", heads=((1, 2), (2, 0))
+    )
+    path = tmp_path / "tiny.json"
+    path.write_text(heads.model_dump_json())
+    text = book(12, 5)
+    answer = ask(text, answerer(), f"transformers:{folder}", str(path), k=3)
+    assert answer.text == "Oren Tallis"
+    assert answer.citations[0].text == FACT
+    again = ask(text, answerer(), f"transformers:{folder}", str(path), k=3, method="sorting")
+    assert again.trace.options["scorer"] == f"transformers:{folder}"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
