@@ -226,6 +226,24 @@ def test_an_interrupted_run_reads_no_window_twice(table, store):
     assert before.isdisjoint(request.prefix for request in second.requests)
 
 
+def test_windows_whose_superstep_was_lost_are_not_read_again(table, store):
+    """Killed after the notes were kept, before the checkpoint was."""
+    from reader.events import Progress
+
+    def dies(event):
+        if isinstance(event, Progress) and event.done >= 6:
+            raise RuntimeError("killed")
+
+    first, second = WordAttention(), WordAttention()
+    with pytest.raises(RuntimeError, match="killed"):
+        ask(book(), answerer(), first, table, store=store, on_event=dies)
+    answer = ask(book(), answerer(), second, table, store=store)
+    assert answer.text == "Oren Tallis"
+    before = {request.prefix for request in first.requests}
+    assert len(before) == 6
+    assert before.isdisjoint(request.prefix for request in second.requests)
+
+
 def test_the_same_question_again_looks_nowhere(table, store):
     ask(book(), answerer(), WordAttention(), table, store=store)
     scorer, model = WordAttention(), answerer()

@@ -30,6 +30,7 @@ from reader.attention.heads import (
     shipped,
 )
 from reader.attention.looking import Looker
+from reader.attention.model import Head
 from reader.attention.needles import needle_examples
 from reader.errors import EmptyQuestion, InvalidOption, WindowTooSmall
 
@@ -256,6 +257,17 @@ def test_rank_puts_the_passage_with_the_answer_first():
     assert all(a.score >= b.score for a, b in pairwise(found))
     best = attention.rank("keeper?", passages, model=WordAttention(), table=TABLE, limit=3)
     assert len(best) == 3
+
+
+def test_what_a_question_without_content_draws_is_subtracted():
+    """Head (0, 0) looks at the first token whatever is asked."""
+
+    async def scores(calibrate):
+        looker = await Looker.open(WordAttention(), table=TABLE, calibrate=calibrate)
+        return (await looker.with_heads([Head(0, 0)]).passages(PASSAGES, ["hill 3"]))[0]
+
+    assert asyncio.run(scores(False)).max() > 0
+    assert asyncio.run(scores(True)).max() == pytest.approx(0, abs=1e-7)
 
 
 def test_rank_works_under_a_running_loop():

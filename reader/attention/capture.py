@@ -73,7 +73,7 @@ class Capture:
             key: ``[batch, key heads, tokens so far, size]``.
             mask: ``[batch, 1, tokens of the pass, tokens so far]``: bool or added to the products.
             scaling: Factor of the products.
-            extras: ``softcap``, ``s_aux`` (sink logits, ``[heads]``), ``sliding_window``.
+            extras: ``softcap``, ``s_aux`` (sink logits, ``[heads]``).
         """
         self.calls.append(layer)
         self.keys = key
@@ -82,7 +82,7 @@ class Capture:
             return
         size, groups = query.shape[-1], query.shape[1] // key.shape[1]
         rows = self.rows
-        allowed = visible(mask, rows, query.shape[2], key.shape[2], extras.get("sliding_window"))
+        allowed = visible(mask, rows, query.shape[2], key.shape[2])
         for key_head in sorted({head // groups for head in wanted}):
             mine = [head for head in wanted if head // groups == key_head]
             at = rows[:, None, :, None].expand(-1, len(mine), -1, size)
@@ -114,12 +114,11 @@ CURRENT: ContextVar[Capture | None] = ContextVar("capture", default=None)
 """Of the forward pass under way in this thread; the function is called by the model's layers."""
 
 
-def visible(
-    mask: torch.Tensor | None, rows: torch.Tensor, queries: int, keys: int, sliding: int | None
-) -> torch.Tensor:
+def visible(mask: torch.Tensor | None, rows: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     """Which tokens each row can see: ``[batch, rows, keys]``, bool.
 
-    Without a mask attention is causal (transformers leaves the mask to the kernel then).
+    Without a mask attention is plainly causal: transformers leaves it to the kernel then, and never
+    where a sliding window is shorter than the text.
     """
     if mask is not None:
         allowed = mask if mask.dtype == torch.bool else mask >= 0
@@ -127,8 +126,7 @@ def visible(
         return allowed.gather(1, rows[:, :, None].expand(-1, -1, allowed.shape[-1]))
     place = rows[:, :, None] + (keys - queries)
     column = torch.arange(keys, device=rows.device)
-    allowed = column <= place
-    return allowed if sliding is None else allowed & (column > place - sliding)
+    return column <= place
 
 
 def capped(products: torch.Tensor, softcap: float | None) -> torch.Tensor:
@@ -195,9 +193,7 @@ def exact(
     found = []
     for start in range(0, queries, BLOCK):
         rows = torch.arange(start, min(start + BLOCK, queries), device=query.device)
-        allowed = visible(
-            mask, rows.expand(batch, -1), queries, key.shape[2], extras.get("sliding_window")
-        )
+        allowed = visible(mask, rows.expand(batch, -1), queries, key.shape[2])
         part = query[:, :, start : start + BLOCK]
         products = capped(part @ keys.transpose(2, 3) * scaling, extras.get("softcap")).float()
         products = products.masked_fill(~allowed[:, None], -torch.inf)
