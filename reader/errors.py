@@ -28,7 +28,9 @@
     │   ├── ServerFailed              5xx
     │   ├── ModelTimeout
     │   ├── BadReply                  empty body, half a reply, not JSON
-    │   └── DownloadFailed            the weights could not be fetched or do not match
+    │   ├── DownloadFailed            the weights could not be fetched or do not match
+    │   ├── UnsupportedModel          it is not of the kind that is needed
+    │   └── OutOfMemory               this machine's memory does not do for it
     ├── StoreError
     │   ├── StoreFull
     │   └── StoreUnavailable
@@ -236,6 +238,16 @@ class DownloadFailed(ModelError):
 
     retryable = True
     default_hint = "Check the network and call again: the download goes on where it stopped."
+
+
+class UnsupportedModel(ModelError):
+    """The model is not of the kind that is needed (not causal, attention out of reach)."""
+
+
+class OutOfMemory(ModelError):
+    """A model in this process found no memory."""
+
+    default_hint = "Use a smaller model or a smaller window."
 
 
 class StoreError(ReaderError):
