@@ -51,9 +51,7 @@ def open_attention(
         from reader.llm.catalogue import entry
         from reader.llm.weights import CatalogueWeights
 
-        return TransformersAttention(
-            CatalogueWeights(entry(name.strip()), on_progress=on_progress)
-        )
+        return TransformersAttention(CatalogueWeights(entry(name.strip()), on_progress=on_progress))
     if kind in ("transformers", "gguf") and rest:
         return TransformersAttention(LocalFiles(Path(rest)))
     raise UnknownModel(f"There is no scorer {name!r}.", hint=f"Write one of: {', '.join(FORMS)}.")
