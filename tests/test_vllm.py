@@ -282,6 +282,7 @@ def test_vllm_in_this_process_gives_the_same_with_the_lower_layers_only(folder, 
         try:
             found = await engine.info()
             assert (found.layers, found.attending) == (19, tuple(range(19)))
+            assert found.shape == info.shape
             assert (await engine.tokenizer()).name
             return await engine.score(requests)
         finally:
