@@ -11,7 +11,7 @@ VLLM_VENV := .venv-vllm
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable .
 	touch $(STAMP)
 
 $(VENV)/.developer: $(STAMP)

@@ -225,8 +225,12 @@ class Ledger:
         cached: int = 0,
         seconds: float = 0.0,
         failed: bool = False,
+        sent: bool = True,
     ) -> None:
-        """Replace a reservation by what the call really used."""
+        """Replace a reservation by what the call really used; one never sent was no call."""
+        if not sent:
+            self.calls -= 1
+            failed = False
         self._held_prompt -= held_prompt
         self._held_completion -= held_completion
         self.prompt_tokens += prompt

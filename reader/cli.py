@@ -132,8 +132,8 @@ def estimate(
         typer.echo(found.model_dump_json(indent=2))
         return
     counts = "" if found.exact_counts else " (a conservative estimate: no tokenizer to be had)"
-    money = "unknown" if found.cost is None else f"${found.cost:.4f}"
-    most = "" if found.max_cost is None else f", at most ${found.max_cost:.4f}"
+    money = "unknown" if found.cost is None else f"${found.cost:.4f}" if found.cost else "no charge"
+    most = f", at most ${found.max_cost:.4f}" if found.max_cost else ""
     typer.echo(
         f"{found.calls} calls, {found.depth} of them in series\n"
         f"{found.prompt_tokens:,} tokens in{counts}\n"
@@ -294,7 +294,7 @@ def main() -> None:
         typer.echo(f"reader: {error}", err=True)
         if error.spent is not None and error.spent.calls:
             typer.echo(
-                f"reader: spent so far: {error.spent.calls} calls, "
+                f"reader: spent so far: {error.spent.calls} call{'s'[: error.spent.calls != 1]}, "
                 f"{error.spent.prompt_tokens:,} tokens in, "
                 f"{error.spent.completion_tokens:,} out. The same command resumes.",
                 err=True,

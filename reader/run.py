@@ -168,6 +168,7 @@ async def _drive(
         for path, _, note in shared.store.notes(reading.run_id):
             if "chunk" not in note:
                 continue
+            reading.replayed += 1
             reading.emit(
                 ChunkRead(
                     chunk=note["chunk"],
@@ -177,7 +178,8 @@ async def _drive(
                     path=path,
                 )
             )
-            reading.done += 1
+        if reading.replayed:
+            reading.step_done(reading.replayed)
     else:
         await saver.adelete_thread(reading.run_id)
         shared.store.drop_notes(reading.run_id)

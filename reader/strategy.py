@@ -74,6 +74,7 @@ class Reading:
     plan: Any = None
     estimate: Estimate | None = None
     done: int = 0
+    replayed: int = 0
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, tuple[int, int]] = field(default_factory=dict)
     _finder: QuoteFinder | None = None
@@ -120,8 +121,8 @@ class Reading:
         """Move the progress on; the total never shrinks below what is done."""
         self.done += steps
         total = max(self.estimate.calls if self.estimate else 0, self.done)
-        seconds = self.ledger.seconds
-        left = seconds / self.done * (total - self.done) if self.ledger.calls else None
+        seconds, fresh = self.ledger.seconds, self.done - self.replayed
+        left = seconds / fresh * (total - self.done) if self.ledger.calls and fresh else None
         self.emit(Progress(done=self.done, total=total, seconds=seconds, seconds_left=left))
 
     def saw_reply(self, kind: str, tokens: int) -> None:

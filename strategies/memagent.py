@@ -44,7 +44,7 @@ from .memagent_plan import PROMPTS, SHOWN_QUOTE_TOKENS, MemAgentOptions, Plan
 from .memagent_revisions import Patches, listed, rendered, revise
 from .memagent_segments import segments
 
-SLICE_SECONDS = 1.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
+SLICE_SECONDS = 3.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
 MAX_FAILURES = 5  # segments failing one after another: the server is broken, not the segments
 
 
