@@ -24,7 +24,7 @@ NAME = "longdoc_reader_rows"
 BLOCK = 512  # rows of exact attention computed at once
 
 
-class Enough(Exception):  # noqa: N818 - no error: the rest of the forward pass is not needed
+class Enough(Exception):
     """The last wanted layer has been seen."""
 
 
@@ -164,7 +164,7 @@ def attend(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     capture = CURRENT.get()
     if capture is not None:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        layer = int(module.layer_idx)
         capture.see(layer, query, key, attention_mask, scaling, extras)
         if layer >= capture.last:
             raise Enough

@@ -5,10 +5,14 @@ Needs torch and transformers; imported late.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,11 @@ from typing import Any
 import torch
 
 from reader.attention import capture
+from reader.attention.kept_keys import KeptKeys
 from reader.attention.model import AttentionInfo, model_shape
 from reader.attention.tokenizer import FastTokenizer
 from reader.errors import OutOfMemory, UnknownModel, UnsupportedModel
+from reader.llm.download import models_folder
 from reader.llm.gguf import file_identity
 from reader.llm.transfer import file_sha256
 
@@ -39,6 +45,9 @@ class Loaded:
         device_kind: "cpu" or "cuda".
         shares: Its state after a prefix is keys and values alone, so that tails can share it.
         cache_name: What its forward calls these, which changed in transformers 5.2x.
+        words: The head that makes words.
+        kept: Keys of the prefixes read last, for all that use the model in this process.
+        lock: One pass at a time.
     """
 
     body: Any
@@ -48,6 +57,9 @@ class Loaded:
     device_kind: str
     shares: bool
     cache_name: str
+    words: Any
+    kept: KeptKeys = field(default_factory=KeptKeys)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def load(path: str, dtype: str | None, device: str | None) -> Loaded:
@@ -62,12 +74,18 @@ def load(path: str, dtype: str | None, device: str | None) -> Loaded:
 
     file = Path(path).expanduser()
     where = _where(file)
+    identity = _identity(file)
+    kept = _kept_folder(file, identity) if "gguf_file" in where else None
+    if kept is not None and (kept / "config.json").is_file():
+        where = _where(kept)
     with _translated(file):
         config = AutoConfig.from_pretrained(**where)
         refuse_other_kinds(config, file.name)
-        tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(**where))
+        tokenizer = AutoTokenizer.from_pretrained(**where)
         model = _model(where, config, dtype, device)
-    return wrap(model, tokenizer, name=file.name, identity=_identity(file))
+        if kept is not None and "gguf_file" in where:
+            _keep(model, tokenizer, kept)
+    return wrap(model, FastTokenizer(tokenizer), name=file.name, identity=identity)
 
 
 def wrap(model: Any, tokenizer: FastTokenizer, *, name: str, identity: str) -> Loaded:
@@ -98,7 +116,8 @@ def wrap(model: Any, tokenizer: FastTokenizer, *, name: str, identity: str) -> L
     )
     cache_name = "cache" if "cache" in signature(body.forward).parameters else "past_key_values"
     shares = len(attending) == layers
-    return Loaded(body, tokenizer, info, device, device.type, shares, cache_name)
+    words = model.get_output_embeddings()
+    return Loaded(body, tokenizer, info, device, device.type, shares, cache_name, words)
 
 
 def refuse_other_kinds(config: Any, name: str) -> None:
@@ -186,6 +205,28 @@ def _model(where: dict[str, Any], config: Any, dtype: str | None, device: str | 
     return model.to(device).eval()
 
 
+def _kept_folder(file: Path, identity: str) -> Path:
+    """Where a GGUF file's plain weights are kept."""
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return models_folder() / "dequantized" / f"{file.stem}-{digest}"
+
+
+def _keep(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Keep dequantized weights: making them takes 10 to 60 seconds, reading them one.
+
+    Another process may do the same at the same time; the folder appears whole. Without room on the
+    disk nothing is kept.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        half.rename(folder)
+    except OSError:
+        shutil.rmtree(half, ignore_errors=True)
+
+
 def _best_dtype(device: str) -> torch.dtype:
     """bfloat16 where the processor computes with it, which older ones only imitate."""
     if device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -204,12 +245,16 @@ def _identity(file: Path) -> str:
 @contextmanager
 def _translated(file: Path) -> Iterator[None]:
     """What transformers raises, as this library's errors; its progress bars stay silent."""
+    from functools import partial
+
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging as bars
 
     quiet = logging.getLogger("transformers")
-    level = quiet.level
+    level, bar = quiet.level, gguf.tqdm
     quiet.setLevel(logging.ERROR)
     bars.disable_progress_bar()
+    gguf.tqdm = partial(bar, disable=True)  # this one does not listen to the switch
     try:
         yield
     except (ValueError, KeyError, AttributeError, ImportError) as error:
@@ -230,6 +275,7 @@ def _translated(file: Path) -> Iterator[None]:
         ) from error
     finally:
         quiet.setLevel(level)
+        gguf.tqdm = bar
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    runtime_checkable,
+)
 
 from reader.errors import InvalidOption, WindowTooSmall
 
@@ -199,6 +208,36 @@ class AttentionModel(Protocol):
     async def aclose(self) -> None:
         """Free what it holds (connections, memory)."""
         ...
+
+
+@runtime_checkable
+class TellsWords(Protocol):
+    """An attention model that can also tell how its next words change; optional."""
+
+    async def divergences(
+        self, ids: tuple[int, ...], without: tuple[int, ...], last: int
+    ) -> FloatArray:
+        """How much the last tokens' next words change when a text loses its beginning.
+
+        Args:
+            ids: A text.
+            without: Its end alone.
+            last: Of how many last tokens.
+
+        Returns:
+            ``[last]``: the Kullback-Leibler divergence in nats, from the distribution of the next
+            token after ``without`` to that after ``ids``.
+
+        Raises:
+            WindowTooSmall: the text is longer than the model's window.
+            ModelError: the model failed.
+        """
+        ...
+
+
+def tells_words(model: AttentionModel) -> TypeGuard[TellsWords]:
+    """Whether a model has ``divergences``."""
+    return isinstance(model, TellsWords)
 
 
 AttentionSpec: TypeAlias = Any

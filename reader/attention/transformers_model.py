@@ -11,14 +11,13 @@ Needs the extra ``attention``.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from reader.attention.kept_keys import Keys
 from reader.attention.model import (
     AttentionInfo,
     AttentionRequest,
@@ -27,15 +26,14 @@ from reader.attention.model import (
     Tail,
     check_request,
 )
-from reader.errors import MissingExtra, OutOfMemory
+from reader.errors import MissingExtra, OutOfMemory, WindowTooSmall
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from reader.attention.capture import Capture
     from reader.attention.loading import Loaded
+    from reader.attention.model import FloatArray
 
 EXTRA = ("torch", "transformers", "gguf", "accelerate")
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
@@ -59,18 +57,6 @@ class ModelFiles(Protocol):
             ModelError: it cannot be had.
         """
         ...
-
-
-class Keys(NamedTuple):
-    """Keys and values of a prefix: ``(keys, values)`` a layer, each ``[key heads, tokens, size]``."""
-
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    tokens: int
-
-    @property
-    def bytes(self) -> int:
-        """Memory that they take."""
-        return sum(part.nbytes for pair in self.layers for part in pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +95,6 @@ class TransformersAttention:
         self._device = device
         self._batch_tokens = batch_tokens
         self._kept_bytes = kept_bytes
-        self._kept: OrderedDict[tuple[int, ...], Keys] = OrderedDict()
-        self._one_at_a_time = threading.Lock()
 
     async def info(self) -> AttentionInfo:
         """Load the model and describe it.
@@ -142,9 +126,37 @@ class TransformersAttention:
             found |= await asyncio.to_thread(self._score, loaded, requests, batch)
         return [found[at] for at in range(len(requests))]
 
+    async def divergences(
+        self, ids: tuple[int, ...], without: tuple[int, ...], last: int
+    ) -> FloatArray:
+        """How the last tokens' next words change; see ``TellsWords.divergences``."""
+        loaded = await self._loaded()
+        if len(ids) > loaded.info.window:
+            raise WindowTooSmall(
+                f"{len(ids)} tokens do not fit the window of {loaded.info.name}:"
+                f" {loaded.info.window}.",
+                hint="Use smaller windows, or a shorter question.",
+            )
+        found: FloatArray = await asyncio.to_thread(self._diverged, loaded, ids, without, last)
+        return found
+
+    def _diverged(
+        self, loaded: Loaded, ids: tuple[int, ...], without: tuple[int, ...], last: int
+    ) -> Any:
+        import torch
+
+        with loaded.lock, torch.inference_mode():
+            told = []
+            for text in (ids, without):
+                hidden = loaded.body(
+                    input_ids=torch.tensor([text], device=loaded.device), use_cache=False
+                ).last_hidden_state[0, -last:]
+                told.append(loaded.words(hidden).float().log_softmax(-1))
+            change = (told[0].exp() * (told[0] - told[1])).sum(-1)
+        return change.cpu().numpy()
+
     async def aclose(self) -> None:
-        """Forget the keys; the model stays loaded for the next question of this process."""
-        self._kept.clear()
+        """The model and its keys stay for the next question of this process."""
 
     async def _loaded(self) -> Loaded:
         missing = [name for name in EXTRA if find_spec(name) is None]
@@ -186,12 +198,12 @@ class TransformersAttention:
     ) -> dict[int, AttentionScores]:
         """A batch; in halves where memory does not do for it."""
         try:
-            with self._one_at_a_time:
+            with loaded.lock:
                 return self._score_batch(loaded, requests, batch)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            self._kept.clear()
+            loaded.kept.clear()
             if len(batch) == 1:
                 raise OutOfMemory(
                     f"Memory does not do for a window of {requests[batch[0]].tokens} tokens.",
@@ -208,23 +220,7 @@ class TransformersAttention:
         import torch
 
         with torch.inference_mode():
-            return _Pass(self, loaded, requests, batch).run()
-
-    def keys_of(self, prefix: tuple[int, ...], last: int) -> Keys | None:
-        """Kept keys of a prefix, if they reach up to the layer."""
-        kept = self._kept.get(prefix)
-        if kept is None or len(kept.layers) <= last:
-            return None
-        self._kept.move_to_end(prefix)
-        return kept
-
-    def keep(self, prefix: tuple[int, ...], keys: Keys) -> None:
-        """Keep keys; the oldest go when there is no room."""
-        self._kept[prefix] = keys
-        self._kept.move_to_end(prefix)
-        size = sum(kept.bytes for kept in self._kept.values())
-        while self._kept and size > self._kept_bytes:
-            size -= self._kept.popitem(last=False)[1].bytes
+            return _Pass(loaded, requests, batch, self._kept_bytes).run()
 
 
 class _Pass:
@@ -232,13 +228,13 @@ class _Pass:
 
     def __init__(
         self,
-        owner: TransformersAttention,
         loaded: Loaded,
         requests: Sequence[AttentionRequest],
         batch: Sequence[int],
+        kept_bytes: int,
     ) -> None:
         first = requests[batch[0]]
-        self.owner = owner
+        self.kept_bytes = kept_bytes
         self.loaded = loaded
         self.requests = requests
         self.batch = batch
@@ -292,7 +288,7 @@ class _Pass:
         found: dict[tuple[int, ...], Keys] = {}
         for at in self.batch:
             prefix = self.requests[at].prefix
-            kept = self.owner.keys_of(prefix, self.last) if prefix else Keys((), 0)
+            kept = self.loaded.kept.find(prefix, self.last) if prefix else Keys((), 0)
             if kept is not None:
                 found[prefix] = kept
         missing: dict[tuple[int, ...], int] = {}
@@ -303,7 +299,7 @@ class _Pass:
             for prefix, keys in zip(missing, self._read(list(missing)), strict=True):
                 found[prefix] = keys
                 self.read[missing[prefix]] += len(prefix)
-                self.owner.keep(prefix, keys)
+                self.loaded.kept.keep(prefix, keys, self.kept_bytes)
         return {at: found[self.requests[at].prefix] for at in self.batch}
 
     def _read(self, prefixes: Sequence[tuple[int, ...]]) -> list[Keys]:

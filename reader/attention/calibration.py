@@ -1,0 +1,273 @@
+"""Finding a model's retrieval heads, from questions whose passages are known.
+
+After QRHead (Zhang et al., EMNLP 2025, arXiv 2506.09944): a head is good when the question's tokens
+look at the gold passages in it. Theirs is the mass of attention on them; ours asks how often the
+gold passages come first in the ranking that a head makes alone, since a ranking is what it is for.
+Heads are chosen on one half of the questions and reported on the other.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from reader.attention.heads import HeadTable
+from reader.attention.model import AttentionInfo, AttentionModel, Head
+from reader.attention.windows import Layout, passage_scores, request
+from reader.errors import InvalidOption
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from reader.attention.model import FloatArray
+
+HEADS = 8
+PASSAGE_CHARACTERS = 600
+MOST_CHARACTERS = 24_000  # of one example: more passages say little more about the heads
+NEEDLES = 24
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question and the passages among which its answer stands.
+
+    Attributes:
+        id: Tells examples apart; decides the half.
+        question: The question.
+        passages: In order.
+        gold: Numbers of those that hold the answer.
+    """
+
+    id: str
+    question: str
+    passages: tuple[str, ...]
+    gold: frozenset[int]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether heads are chosen with it; else it is held out."""
+        return hashlib.sha256(self.id.encode()).digest()[0] % 2 == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How every head ranks the passages of an example: ``scores`` is ``[heads, passages]``."""
+
+    example: Example
+    scores: FloatArray
+
+
+def read_examples(path: Path, limit: int | None = None) -> list[Example]:
+    """Examples from JSON lines, plain or gzip.
+
+    A row has ``question`` and either ``documents`` (``title``, ``text``) with their gold numbers in
+    ``meta.gold_positions``, or ``context`` with the gold texts in ``evidence``.
+
+    Raises:
+        InvalidOption: no such file, or no row of that form in it.
+    """
+    found: list[Example] = []
+    try:
+        for number, row in enumerate(_rows(path)):
+            example = _example(row, f"{path.name}/{number}")
+            if example is not None:
+                found.append(example)
+            if len(found) == limit:
+                break
+    except OSError as error:
+        raise InvalidOption(f"{path} cannot be read ({error}).", hint="Pass JSON lines.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidOption(
+            f"{path} is not as expected: {error!r}.",
+            hint="A row needs question, and documents with meta.gold_positions, or context with "
+            "evidence.",
+        ) from None
+    if not found:
+        raise InvalidOption(
+            f"{path} holds no question with known evidence.",
+            hint="A row needs documents with meta.gold_positions, or context with evidence.",
+        )
+    return found
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    opening = gzip.open if path.suffix == ".gz" else open
+    with opening(path.expanduser(), "rt", encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _example(row: dict[str, Any], name: str) -> Example | None:
+    if row.get("documents"):
+        passages = [f"{d.get('title') or ''}\n{d['text']}".strip() for d in row["documents"]]
+        gold = frozenset((row.get("meta") or {}).get("gold_positions") or ())
+    elif row.get("context") and row.get("evidence"):
+        passages = paragraphs(row["context"][:MOST_CHARACTERS])
+        gold = frozenset(
+            at
+            for at, passage in enumerate(passages)
+            for text in row["evidence"]
+            if passage.strip() and (passage.strip() in text or text.strip() in passage)
+        )
+    else:
+        return None
+    if not gold or len(gold) == len(passages):
+        return None
+    return Example(str(row.get("id") or name), row["question"], tuple(passages), gold)
+
+
+def paragraphs(text: str, size: int = PASSAGE_CHARACTERS) -> list[str]:
+    """Paragraphs of a text; short ones go with the next, long ones are cut at sentences."""
+    from reader.llm.cleaning import sentences
+
+    found: list[str] = []
+    for block in text.split("\n\n"):
+        for start, end in sentences(block):
+            if found and len(found[-1]) + end - start < size:
+                found[-1] += f" {block[start:end]}"
+            else:
+                found.append(block[start:end])
+    return found
+
+
+async def measure(
+    model: AttentionModel,
+    examples: Sequence[Example],
+    *,
+    window: int,
+    calibrate: bool = True,
+    on_progress: OnProgress | None = None,
+) -> list[Measured]:
+    """Scores of all passages by every head of the model, one example after the other.
+
+    Raises:
+        ModelError: the model failed.
+        WindowTooSmall: a question leaves no room in a window.
+    """
+    info = await model.info()
+    layout = Layout(await model.tokenizer(), min(window, info.window))
+    heads = all_heads(info)
+    found = []
+    for done, example in enumerate(examples):
+        tails = [layout.tail(example.question), *([layout.tail("N/A")] if calibrate else [])]
+        windows = layout.windows(example.passages, layout.room(tails))
+        scored = await model.score([request(w, tails, heads) for w in windows])
+        tokens = [s.tails[0] - s.tails[1] if calibrate else s.tails[0] for s in scored]
+        found.append(Measured(example, passage_scores(windows, tokens, len(example.passages))))
+        if on_progress:
+            on_progress(done + 1, len(examples))
+    return found
+
+
+def all_heads(info: AttentionInfo) -> tuple[Head, ...]:
+    """Every head of every layer that has attention."""
+    return tuple(Head(layer, head) for layer in info.attending for head in range(info.heads))
+
+
+def reciprocal_ranks(measured: Sequence[Measured]) -> FloatArray:
+    """How near the front each head puts the gold passages: ``[heads]``, 0 to 1.
+
+    The mean over questions and gold passages of 1 / place, places not counting the other gold ones.
+    """
+    import numpy as np
+
+    total = None
+    for one in measured:
+        gold = sorted(one.example.gold)
+        other = [at for at in range(one.scores.shape[1]) if at not in one.example.gold]
+        before = (one.scores[:, other][:, None, :] >= one.scores[:, gold][:, :, None]).sum(-1)
+        value = (1.0 / (1.0 + before)).mean(-1)
+        total = value if total is None else total + value
+    assert total is not None
+    return np.asarray(total / len(measured), np.float32)
+
+
+def recall(scores: Sequence[FloatArray], golds: Sequence[frozenset[int]], first: int) -> float:
+    """Share of the gold passages among the first so many, mean over questions."""
+    shares = []
+    for values, gold in zip(scores, golds, strict=True):
+        best = sorted(range(len(values)), key=lambda at: (-values[at], at))[:first]
+        shares.append(len(gold & set(best)) / len(gold))
+    return sum(shares) / len(shares)
+
+
+def together(one: Measured, heads: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scores of passages by several heads: the mean over them."""
+    import numpy as np
+
+    return np.asarray(one.scores[list(heads)].mean(0), np.float32)
+
+
+def choose(
+    measured: Sequence[Measured],
+    info: AttentionInfo,
+    *,
+    probe: str,
+    source: str,
+    heads: int = HEADS,
+    calibrate: bool = True,
+) -> HeadTable:
+    """A table of the best heads, chosen on one half of the questions, reported on the other.
+
+    Raises:
+        InvalidOption: too few questions to have two halves.
+    """
+    mine = [one for one in measured if one.example.chooses]
+    others = [one for one in measured if not one.example.chooses]
+    if not mine or not others:
+        raise InvalidOption(
+            f"{len(measured)} questions are too few to choose heads with.",
+            hint="Pass 20 at least; 50 are better.",
+        )
+    quality = reciprocal_ranks(mine)
+    best = [int(at) for at in quality.argsort()[::-1][:heads]]
+    names = all_heads(info)
+    scores = [together(one, best) for one in others]
+    golds = [one.example.gold for one in others]
+    return HeadTable(
+        model=info.name,
+        shape=info.shape,
+        probe=probe,
+        source=source,
+        heads=tuple((names[at].layer, names[at].head) for at in best),
+        scores=tuple(round(float(quality[at]), 3) for at in best),
+        measure="mean reciprocal place of the gold passages, this head alone",
+        calibrate=calibrate,
+        questions=len(mine),
+        recall={"1": _at(scores, golds, 1), "2": _at(scores, golds, 2), "5": _at(scores, golds, 5)},
+        held_out=len(others),
+    )
+
+
+def _at(scores: Sequence[FloatArray], golds: Sequence[frozenset[int]], first: int) -> float:
+    return round(recall(scores, golds, first), 3)
+
+
+async def calibrate_on_needles(
+    model: AttentionModel, *, on_progress: OnProgress | None = None
+) -> HeadTable:
+    """A table for a model that has none, from needles that the library makes itself.
+
+    Raises:
+        ModelError: the model failed.
+    """
+    from reader.attention.looking import WINDOW
+    from reader.attention.needles import needle_examples
+
+    measured = await measure(
+        model, needle_examples(NEEDLES), window=WINDOW, on_progress=on_progress
+    )
+    return choose(
+        measured,
+        await model.info(),
+        probe="needles",
+        source=f"{NEEDLES} generated needles among passages of a tale",
+    )
