@@ -14,13 +14,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from reader.attention.model import AttentionRequest, Head, Tail  # noqa: E402
-from reader.attention.vllm_extension import MOST_LOOKS, SECONDS_KEPT, AttentionRows  # noqa: E402
-from reader.attention.vllm_looks import EXTRA_ARG, VLLMScorer  # noqa: E402
-from reader.errors import InvalidOption, RateLimited, ServerFailed, WindowTooSmall  # noqa: E402
+from reader.attention.model import AttentionRequest, Head, Tail
+from reader.attention.vllm_extension import MOST_LOOKS, SECONDS_KEPT, AttentionRows
+from reader.attention.vllm_looks import EXTRA_ARG, VLLMScorer
+from reader.errors import InvalidOption, RateLimited, ServerFailed, WindowTooSmall
 
 HEADS, KEY_HEADS, SIZE, LAYERS = 4, 2, 8, 3
 SCALE = SIZE**-0.5
