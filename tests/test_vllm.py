@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reader.attention.model import AttentionRequest, Head, Tail
-from reader.errors import InvalidOption, UnsupportedModel, WindowTooSmall
+from reader.errors import InvalidOption, ModelError, UnsupportedModel, WindowTooSmall
 
 # What vLLM and torch warn of is not ours.
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
@@ -259,7 +259,7 @@ def test_a_server_that_does_not_know_a_method_says_so_as_we_expect(url, monkeypa
         try:
             reply = {"method": "reader_attention_nothing", "args": []}
             return await self._served.ask("post", f"{self._root}/collective_rpc", reply)
-        except Exception as error:
+        except ModelError as error:
             raise await self._explained(method, error) from None
 
     monkeypatch.setattr(vllm_served.ServedAttention, "_call", unknown)

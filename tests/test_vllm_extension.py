@@ -17,8 +17,13 @@ import pytest
 import torch
 
 from reader.attention.model import AttentionRequest, Head, Tail
-from reader.attention.vllm_extension import MOST_LOOKS, SECONDS_KEPT, AttentionRows
-from reader.attention.vllm_looks import EXTRA_ARG, VLLMScorer
+from reader.attention.vllm_extension import (
+    EXTRA_ARG,
+    MOST_LOOKS,
+    SECONDS_KEPT,
+    AttentionRows,
+)
+from reader.attention.vllm_looks import VLLMScorer, unpacked
 from reader.errors import InvalidOption, RateLimited, ServerFailed, WindowTooSmall
 
 HEADS, KEY_HEADS, SIZE, LAYERS = 4, 2, 8, 3
@@ -350,8 +355,6 @@ def test_a_preempted_request_counts_once():
     one = AttentionRequest(
         prefix=request.prefix, tails=(tail,), columns=(3, 38), heads=(Head(0, 0),)
     )
-    from reader.attention.vllm_looks import unpacked
-
     np.testing.assert_allclose(unpacked(taken["layers"]["0"]), plain(one)[0], atol=2e-6)
 
 

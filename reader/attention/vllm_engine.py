@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reader.attention.model import AttentionTokenizer
-from reader.attention.vllm_looks import EXTRA_ARG, PlannedLook, VLLMScorer
+from reader.attention.vllm_extension import EXTRA_ARG
+from reader.attention.vllm_looks import PlannedLook, VLLMScorer
 from reader.errors import MissingExtra, OutOfMemory, ServerFailed, UnknownModel, UnsupportedModel
 
 EXTENSION = "reader.attention.vllm_extension.AttentionRows"

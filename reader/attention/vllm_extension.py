@@ -240,7 +240,8 @@ class State:
         if not any(map(_readable, self._modules.values())):
             return "attention"
         parallel = config.parallel_config
-        if getattr(parallel, "decode_context_parallel_size", 1) > 1 or config.speculative_config:
+        split = ("data_parallel_size", "decode_context_parallel_size")
+        if config.speculative_config or any(getattr(parallel, name, 1) > 1 for name in split):
             return "parallel"
         return ""
 

@@ -11,9 +11,9 @@ import base64
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reader.attention.model import (
     AttentionInfo,
@@ -22,14 +22,14 @@ from reader.attention.model import (
     check_request,
     model_shape,
 )
-from reader.attention.vllm_extension import EXTRA_ARG, VERSION
+from reader.attention.vllm_extension import VERSION
 from reader.errors import BadReply, RateLimited, ServerFailed, UnsupportedModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EXTRA_ARG", "VLLMScorer", "PlannedLook", "START_LINE"]
+Result = TypeVar("Result")
 
 START_LINE = (
     "VLLM_SERVER_DEV_MODE=1 VLLM_USE_V2_MODEL_RUNNER=0 vllm serve MODEL --enforce-eager"
@@ -39,7 +39,7 @@ TROUBLES = {
     "eager": "it runs compiled graphs, in which no layer's queries and keys can be seen",
     "runner": "it uses vLLM's second model runner, whose batches cannot be told apart",
     "attention": "none of its layers has causal attention that can be read",
-    "parallel": "it uses speculative decoding or context parallelism",
+    "parallel": "it uses speculative decoding, or data or context parallelism",
 }
 HINTS = {
     "attention": "Use a plain decoder model, such as those of the Llama, Qwen, Gemma or Mistral"
@@ -105,16 +105,16 @@ class VLLMScorer(ABC):
                 return await self._round(looks)
 
         looks = plan(requests)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(part)) for part in rounds(looks)]
-        taken = {key: found for task in tasks for key, found in task.result().items()}
+        taken: dict[str, Any] = {}
+        for part in await together([one(part) for part in rounds(looks)]):
+            taken |= part
         return [as_scores(at, request, looks, taken) for at, request in enumerate(requests)]
 
     async def _round(self, looks: Sequence[PlannedLook]) -> dict[str, Any]:
         """Open, read, take; looks that the prefix cache served too much are read once more."""
         taken, missing = await self._attempt(looks)
         if missing:
-            again = [replace(apart(look), key=look.key) for look in looks if look.key in missing]
+            again = [apart(look) for look in looks if look.key in missing]
             more, lost = await self._attempt(again)
             if lost:
                 raise ServerFailed(
@@ -163,6 +163,17 @@ class VLLMScorer(ABC):
     @abstractmethod
     async def _read(self, looks: Sequence[PlannedLook]) -> None:
         """Have all prompts read, each with its key and its salt; one new token each."""
+
+
+async def together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All results, in order; the first failure ends the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def as_info(workers: Sequence[Mapping[str, Any]]) -> AttentionInfo:

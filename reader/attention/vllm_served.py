@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from reader.attention.model import AttentionTokenizer
-from reader.attention.vllm_looks import EXTRA_ARG, START_LINE, PlannedLook, VLLMScorer
+from reader.attention.vllm_extension import EXTRA_ARG
+from reader.attention.vllm_looks import START_LINE, PlannedLook, VLLMScorer, together
 from reader.errors import (
     BadReply,
     ModelError,
@@ -79,7 +80,9 @@ class ServedAttention(VLLMScorer):
         body = {"method": method, "args": list(args)}
         try:
             reply = await self._served.ask("post", f"{self._root}/collective_rpc", body)
-        except (RequestRefused, UnknownModel):
+        except (RequestRefused, UnknownModel) as error:
+            if isinstance(error, RequestRefused) and "404" not in error.message:
+                raise
             raise UnsupportedModel(
                 f"{self._served.address} has no development endpoint (/collective_rpc).",
                 hint=f"If it is vLLM, start it with: {START_LINE}",
@@ -118,13 +121,7 @@ class ServedAttention(VLLMScorer):
             async with slots:
                 await self._served.ask("post", "/completions", body)
 
-        tasks = [asyncio.ensure_future(one(look)) for look in looks]
-        try:
-            await asyncio.gather(*tasks)
-        finally:  # the first failure ends the others, and the server's work on them
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together([one(look) for look in looks])
 
 
 class RemoteTokenizer:
