@@ -7,6 +7,7 @@ Needs the extra ``vllm``. For many windows at once on a GPU; where a server answ
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -125,6 +126,8 @@ class EngineAttention(VLLMScorer):
                 f"There is no model folder at {folder}.",
                 hint="vLLM wants a folder with config.json, tokenizer.json and safetensors.",
             )
+        # The second model runner keeps its batch to itself; vLLM takes this from nowhere else.
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm import LLM
 
         try:
