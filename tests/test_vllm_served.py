@@ -10,6 +10,7 @@ import zlib
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from reader.attention.model import AttentionRequest, Head, Tail
 from reader.attention.resolve import open_attention
 from reader.attention.vllm_engine import EngineAttention
 from reader.attention.vllm_served import ServedAttention, root_of
@@ -119,10 +120,25 @@ def test_something_else_at_the_endpoint_is_a_bad_reply(reply):
 
 
 def test_the_key_is_sent_and_a_wrong_one_is_said():
-    with VLLM(describing(), key="secret") as server:
-        assert ask(server, api_key="secret").name == "m"
+    """vLLM guards /v1 with the key, and not the development endpoint."""
+    forgotten = []
+
+    def rpc(method, args):
+        if method == "reader_attention_describe":
+            return as_json({"results": [WELL]})
+        if method == "reader_attention_take":
+            forgotten.extend(json.loads(args[0]))
+        return as_json({"results": [{"opened": 1, "trouble": "", "taken": {}, "missing": []}]})
+
+    request = AttentionRequest(
+        prefix=(1, 2), tails=(Tail((3,), (0,)),), columns=(0, 2), heads=(Head(0, 1),)
+    )
+    with VLLM(rpc, key="secret") as server:
         with pytest.raises(AuthenticationFailed):
-            ask(server, api_key="other")
+            ask(server, lambda scorer: scorer.score([request]), api_key="other")
+        assert len(forgotten) == 1  # what was opened is not left behind
+        heads = [exchange.head.lower() for exchange in server.requests]
+        assert all("bearer other" in head for head in heads)
         assert "other" not in repr(ServedAttention(server.url, api_key="other"))
 
 
