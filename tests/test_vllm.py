@@ -134,7 +134,7 @@ def url(folder, tmp_path_factory):
     from vllm_server import vllm_server
 
     # Windows of 600 tokens in steps of 512, and several of them in a step.
-    options = ("--dtype", "float32", "--max-model-len", "2048", "--max-num-batched-tokens", "512")
+    options = ("--max-model-len", "2048", "--max-num-batched-tokens", "512")
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with vllm_server(folder, log, options=options) as server:
         yield server.url
