@@ -1,4 +1,4 @@
-"""The shell: ``reader ask``, ``estimate``, ``strategies``, ``models``, ``runs``.
+"""The shell: ``reader ask``, ``estimate``, ``calibrate``, ``strategies``, ``models`` and more.
 
 Exit codes: 0 answered; 1 an error of the model, the network or the store; 2 wrong usage (document,
 question, option, strategy, budget); 3 partial (budget, deadline or failed chunks); 4 not found in
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reader.cli_store import store_app
 from reader.errors import InputError, InvalidOption, ReaderError, RunNotFound
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ runs_app = typer.Typer(help="Past runs: list, show, resume.")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(store_app, name="store")
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
 INTERRUPTED = 130
@@ -73,6 +75,9 @@ def ask(
     window: Window = None,
     chunk_tokens: ChunkTokens = None,
     concurrency: Concurrency = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="Whose heads look, for strategy attention.")
+    ] = None,
     option: Options = None,
     summary: Annotated[
         bool, typer.Option("--summary", help="No question: summarise the document.")
@@ -87,6 +92,8 @@ def ask(
 
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, concurrency)
+    if scorer is not None:
+        options["scorer"] = scorer
     with (
         TerminalProgress(enabled=not quiet) as progress,
         Reader(model, store=store, on_download=progress.download) as reader,
@@ -141,6 +148,48 @@ def estimate(
         f"({found.basis})\n"
         f"cost: {money}{most}"
     )
+
+
+@app.command()
+def calibrate(
+    scorer: Annotated[str, typer.Argument(help="transformers:PATH, embedded, embedded:tiny.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Questions with known evidence, JSON lines; needles when not given."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions used.")] = None,
+    heads: Annotated[int, typer.Option(min=1, help="Heads chosen.")] = 8,
+    store: StoreFolder = None,
+) -> None:
+    """Find the retrieval heads of a model and keep them for the attention strategy."""
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from reader.attention.calibration import calibrate_model
+    from reader.attention.heads import keep_table
+    from reader.attention.resolve import open_attention
+    from reader.memory.store import Store
+
+    model = open_attention(scorer)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("questions", total=limit)
+        table = asyncio.run(
+            calibrate_model(
+                model,
+                data,
+                limit=limit,
+                heads=heads,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        )
+    keep_table(table, asyncio.run(model.info()), Store(store))
+    text = table.model_dump_json(indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
 
 
 @strategies_app.callback(invoke_without_command=True)

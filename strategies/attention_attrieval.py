@@ -109,6 +109,7 @@ def facts(plan: Plan, window: Window, rows: FloatArray) -> list[tuple[int, int, 
     count = min(VOTES, rows.shape[1])
     voted = np.zeros(rows.shape, bool)
     np.put_along_axis(voted, np.argpartition(rows, -count, axis=1)[:, -count:], True, axis=1)
+    voted &= rows > 0
     found = []
     for piece, (first, _) in zip(window.pieces, window.spans, strict=True):
         base = plan.reading.chunks[piece.passage].start

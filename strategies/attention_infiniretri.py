@@ -53,8 +53,9 @@ class InfiniRetri(Looking):
         ranges = [*before, *new]
         text = plan.reading.document.text
         layout = plan.looker.layout
-        # What travels takes room beside the window, which the model has: its own is larger.
-        windows = layout.windows([text[a:b] for a, b in ranges], plan.looker.info.window)
+        # What travels takes room beside the window; the model's own window is larger.
+        room = layout.room(plan.looker.tails([plan.question])) + plan.looker.info.window
+        windows = layout.windows([text[a:b] for a, b in ranges], room - layout.window)
         scored: list[tuple[float, int]] = []
         for window in windows:
             scored += await self._scores(plan, window, state)

@@ -181,7 +181,8 @@ class Plan:
             first: Passages that hold these ranges come first, then those like the question.
         """
         chunks = self.reading.chunks
-        ranked = [*sorted(self.passages_in(first)), *self.lexical(), *range(len(chunks))]
+        held = [number for one in first for number in sorted(self.passages_in([one]))]
+        ranked = [*held, *self.lexical(), *range(len(chunks))]
         return [(chunks[n].start, chunks[n].end) for n in dict.fromkeys(ranked)]
 
     def prompt(self, shown: Sequence[Range], evidence: Sequence[Range]) -> str:

@@ -25,7 +25,7 @@ from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates
 from reader.llm.replies import says_nothing_found
 from reader.prompts import versions
-from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions, Together
 
 from .coa_closing import choose_path, close
 from .coa_plan import PROMPTS, CoAOptions, Plan
@@ -192,6 +192,15 @@ class ChainOfAgents(Strategy[CoAOptions]):
             choice=winner["choice"],
             depth=winner["depth"],
         )
+
+    @classmethod
+    def together(cls, options: CoAOptions) -> type[Together[Any]] | None:
+        """A single chain that keeps units alone reads once for several questions."""
+        from .coa_many import ChainForMany
+
+        more = options.quotes or options.second_pass or options.direct_when_fits
+        plain = options.number_of_paths == 1 and options.task == "qa" and not more
+        return ChainForMany if plain else None
 
 
 def path_graph() -> CompiledStateGraph[Any, Any, Any, Any]:

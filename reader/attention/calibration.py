@@ -251,6 +251,35 @@ def _at(scores: Sequence[FloatArray], golds: Sequence[frozenset[int]], first: in
     return round(recall(scores, golds, first), 3)
 
 
+async def calibrate_model(
+    model: AttentionModel,
+    data: Path | None,
+    *,
+    limit: int | None = None,
+    heads: int = HEADS,
+    on_progress: OnProgress | None = None,
+) -> HeadTable:
+    """A table from questions in a file, or from generated needles.
+
+    Raises:
+        InvalidOption: the file does not hold questions with known evidence, or too few.
+        ModelError: the model failed.
+    """
+    if data is None:
+        return await calibrate_on_needles(model, on_progress=on_progress)
+    from reader.attention.looking import WINDOW
+
+    examples = read_examples(data, limit)
+    measured = await measure(model, examples, window=WINDOW, on_progress=on_progress)
+    return choose(
+        measured,
+        await model.info(),
+        probe=data.name.split(".")[0],
+        source=f"reader calibrate, {len(examples)} questions of {data.name}",
+        heads=heads,
+    )
+
+
 async def calibrate_on_needles(
     model: AttentionModel, *, on_progress: OnProgress | None = None
 ) -> HeadTable:

@@ -1,0 +1,114 @@
+"""Recall of gold passages: BM25, vectors, last layer, calibrated heads, fused.
+
+    python benchmarks/attention_recall.py DATA.jsonl.gz --scorer embedded:tiny --out results.jsonl
+
+One line a question is appended to --out, so that the same command goes on where it was. Only
+questions that heads were not chosen with are used (the other half, by a hash of the id).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from reader.attention.calibration import Example, read_examples, recall
+from reader.attention.looking import Looker
+from reader.attention.model import Head
+from reader.attention.windows import passage_scores, request
+from reader.bm25 import BM25Index
+from reader.fusion import reciprocal_rank_fusion
+from reader.llm.embedders import open_embedder
+
+METHODS = ("bm25", "dense", "last layer", "heads", "heads, N/A", "fused", "fused with dense")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--scorer", default="embedded:tiny")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--window", type=int, default=1_600)
+    parser.add_argument("--dense", default="minilm", help="an embedder, or none")
+    return parser.parse_args()
+
+
+def by_score(scores: Any) -> list[int]:
+    return sorted(range(len(scores)), key=lambda at: (-float(scores[at]), at))
+
+
+async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, list[int]]:
+    """One pass of the scorer gives the last layer, the heads, and these less what "N/A" draws."""
+    texts, question = list(example.passages), example.question
+    last = looker.info.attending[-1]
+    tail_heads = tuple(Head(last, head) for head in range(looker.info.heads))
+    tails = [looker.layout.tail(question), looker.layout.tail("N/A")]
+    windows = looker.layout.windows(texts, looker.layout.room(tails))
+    heads = tuple(dict.fromkeys((*looker.heads, *tail_heads)))
+    found = await looker.model.score([request(window, tails, heads) for window in windows])
+    mine = [heads.index(head) for head in looker.heads]
+    ends = [heads.index(head) for head in tail_heads]
+
+    def ranked(values: list[Any]) -> list[int]:
+        return by_score(passage_scores(windows, values, len(texts)))
+
+    lists = {
+        "last layer": ranked([s.tails[0][ends].mean(0) for s in found]),
+        "heads": ranked([s.tails[0][mine].mean(0) for s in found]),
+        "heads, N/A": ranked([(s.tails[0] - s.tails[1])[mine].mean(0) for s in found]),
+        "bm25": [index for index, _ in BM25Index(texts).rank(question)],
+    }
+    if dense is not None:
+        vectors = await dense.embed([question, *texts])
+        lists["dense"] = by_score(vectors[1:] @ vectors[0])
+    best = lists["heads, N/A" if looker.calibrate else "heads"]
+    lists["fused"] = [n for n, _ in reciprocal_rank_fusion([best, lists["bm25"]])]
+    if dense is not None:
+        every = [best, lists["bm25"], lists["dense"]]
+        lists["fused with dense"] = [n for n, _ in reciprocal_rank_fusion(every)]
+    return lists
+
+
+async def main() -> None:
+    asked = arguments()
+    examples = [e for e in read_examples(asked.data) if not e.chooses][: asked.limit]
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = asked.out.read_text().splitlines() if asked.out.exists() else []
+    known = {row["id"]: row for row in map(json.loads, lines) if row["scorer"] == asked.scorer}
+    dense = None if asked.dense == "none" else open_embedder(asked.dense)
+    looker = None
+    for done, example in enumerate(examples, 1):
+        if example.id in known:
+            continue
+        looker = looker or await Looker.open(asked.scorer, window=asked.window)
+        lists = await rankings(looker, example, dense)
+        row = {
+            "id": example.id,
+            "scorer": asked.scorer,
+            "gold": sorted(example.gold),
+            "rankings": lists,
+        }
+        known[example.id] = row
+        with asked.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{done}/{len(examples)}", end="\r", flush=True)
+    rows = [known[example.id] for example in examples]
+    print(f"{asked.data.name}, {asked.scorer}, {len(rows)} questions: recall @1 @2 @5")
+    for method in METHODS:
+        mine = [row for row in rows if method in row["rankings"]]
+        if not mine:
+            continue
+        golds = [frozenset(row["gold"]) for row in mine]
+        size = max(max(row["rankings"]["heads"]) for row in mine) + 1
+        scores = []
+        for row in mine:
+            order = row["rankings"][method]
+            scores.append([-order.index(n) if n in order else -size for n in range(size)])
+        print(f"  {method:18}", *(f"{recall(scores, golds, k):.2f}" for k in (1, 2, 5)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
