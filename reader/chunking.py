@@ -104,9 +104,14 @@ def room(
     fixed_tokens: int,
     memory_tokens: int,
     output_tokens: int,
+    question_tokens: int = 0,
     safety: float = 0.03,
 ) -> int:
     """Tokens left for a chunk: window minus prompt, memory, reply and a safety margin.
+
+    Nearly all questions get the same room, and with it the same chunks: only then does a server's
+    prefix cache, or the store, serve the second question. So what a question takes is rounded up to
+    a whole 64th of the window.
 
     Args:
         window: Tokens of prompt and reply together.
@@ -114,11 +119,14 @@ def room(
             question.
         memory_tokens: Cap of what travels from chunk to chunk.
         output_tokens: Cap of the reply.
+        question_tokens: Of the fixed tokens, the question's.
         safety: Part of the window that stays empty.
 
     Raises:
         WindowTooSmall: fewer than 64 are left.
     """
+    step = max(window // 64, 1)
+    fixed_tokens += -question_tokens % step
     left = int(window * (1 - safety)) - fixed_tokens - memory_tokens - output_tokens
     if left < MIN_ROOM:
         raise WindowTooSmall(

@@ -129,7 +129,14 @@ class Plan:
         self.form = replace(self.form, fixed_tokens=fixed)
         self.manager_tokens = await count([("user", self.manager_prompt("", [], unknown=True))])
         reply = self.cu_tokens + (QUOTE_TOKENS if self.options.quotes else 0)
-        room_for = room(self.window, fixed_tokens=fixed, memory_tokens=reply, output_tokens=reply)
+        [asked] = await self.reading.info.counter.count([self.question])
+        room_for = room(
+            self.window,
+            fixed_tokens=fixed,
+            memory_tokens=reply,
+            output_tokens=reply,
+            question_tokens=asked,
+        )
         wanted = self.options.chunk_tokens
         if wanted is not None and wanted > room_for:
             raise InvalidOption(

@@ -108,7 +108,8 @@ class Plan:
                 f"A window of {self.window} tokens has no room for two notes of {longest}.",
                 hint="Use a larger window= or smaller note_tokens=.",
             )
-        most = self._room(self.map_tokens, self.output_tokens)
+        [asked] = await self.reading.info.counter.count([self.form.question])
+        most = self._room(self.map_tokens, self.output_tokens, asked)
         wanted = self.options.chunk_tokens
         if wanted is not None and wanted > most:
             raise InvalidOption(
@@ -117,8 +118,14 @@ class Plan:
             )
         return wanted or most
 
-    def _room(self, fixed: int, output: int) -> int:
-        return room(self.window, fixed_tokens=fixed, memory_tokens=0, output_tokens=output)
+    def _room(self, fixed: int, output: int, asked: int = 0) -> int:
+        return room(
+            self.window,
+            fixed_tokens=fixed,
+            memory_tokens=0,
+            output_tokens=output,
+            question_tokens=asked,
+        )
 
     def map_prompt(self, chunk: str) -> str:
         """The prompt for one chunk, which comes first."""

@@ -365,6 +365,15 @@ class TestRoom:
         left = room(8_000, fixed_tokens=500, memory_tokens=300, output_tokens=200)
         assert left == 7_760 - 1_000
 
+    def test_hardly_depends_on_the_question(self) -> None:
+        def left(asked: int) -> int:
+            caps = {"memory_tokens": 300, "output_tokens": 200}
+            return room(8_000, fixed_tokens=400 + asked, question_tokens=asked, **caps)
+
+        assert len({left(asked) for asked in range(1, 126)}) == 1
+        assert left(126) == left(1) - 125
+        assert all(left(asked) <= 7_760 - 900 - asked for asked in range(400))
+
     def test_too_little_is_an_error_with_the_numbers(self) -> None:
         with pytest.raises(WindowTooSmall) as caught:
             room(1_000, fixed_tokens=700, memory_tokens=120, output_tokens=90, safety=0.03)

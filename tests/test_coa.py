@@ -100,6 +100,17 @@ def test_the_chunk_comes_first_and_the_question_last(store):
         assert prompt.index("wind blew") < prompt.index("Facts up to") < prompt.index("the key?")
 
 
+def test_short_and_long_questions_get_the_same_chunks_so_a_prefix_cache_serves_both(store):
+    asked = ["Who?", "Who of all those named in the tale was it that went on over the hill?"]
+    cuts = []
+    for question in asked:
+        script = Script()
+        answer = run(script, store, tale(40), question, chunk_tokens=None, window=1200)
+        cuts.append([(c.start, c.end) for c in answer.coverage.chunks])
+    assert cuts[0] == cuts[1]
+    assert len(cuts[0]) > 1
+
+
 def test_the_worker_is_not_told_the_answer_form_and_the_manager_is(store):
     script = Script()
     run(script, store, requirement="Answer with one Latin word.")

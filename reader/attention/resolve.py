@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reader.llm.transfer import OnProgress
 
 EMBEDDED = ("embedded", "embedded:tiny", "embedded:large")
-FORMS = (*EMBEDDED, "transformers:PATH", "vllm:http://HOST:PORT")
+FORMS = (*EMBEDDED, "transformers:PATH", "vllm:http://HOST:PORT", "vllm:PATH")
 
 
 def open_attention(
@@ -26,7 +26,8 @@ def open_attention(
     Args:
         spec: "transformers:PATH" (a folder or a GGUF file), "embedded", "embedded:tiny" or
             "embedded:large" (the same files that answer), "vllm:URL" (a server started with the
-            extension), an ``AttentionModel``; None for "embedded".
+            extension), "vllm:PATH" (vLLM in this process), an ``AttentionModel``; None for
+            "embedded".
         on_progress: Told (label, bytes done, bytes in all) while weights are fetched.
 
     Raises:
@@ -41,10 +42,13 @@ def open_attention(
         )
     kind, _, rest = name.strip().partition(":")
     if kind == "vllm" and rest:
-        from reader.attention.vllm_served import ServedAttention  # type: ignore[import-not-found]
+        if rest.startswith(("http://", "https://")):
+            from reader.attention.vllm_served import ServedAttention
 
-        served: AttentionModel = ServedAttention(rest)
-        return served
+            return ServedAttention(rest)
+        from reader.attention.vllm_engine import EngineAttention
+
+        return EngineAttention(rest)
     from reader.attention.transformers_model import TransformersAttention
 
     if name.strip() in EMBEDDED:
