@@ -13,7 +13,9 @@ from reader.bm25 import BM25Index
 from reader.errors import ContextOverflow, LimitReached, ModelError, ModelUnavailable
 from reader.events import AnswerToken
 from reader.llm.choice import choose
-from reader.llm.replies import clean, is_refusal_or_empty
+from reader.llm.lenient import readings
+from reader.llm.replies import clean, is_refusal_or_empty, trim_to_sentence
+from reader.llm.schemas import plain_schema
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
@@ -111,7 +113,7 @@ async def _weigh(reading: Reading, notebooks: Sequence[str]) -> dict[str, Any]:
     )
     reading.saw_reply("answer", typed.reply.completion_tokens)
     reading.saw_reply("answer prompt", typed.reply.prompt_tokens)
-    text = clean(typed.value.final_answer).strip() or after_label(typed.reply.text)
+    text = clean(typed.value.final_answer).strip() or in_words(typed.reply.text)
     if is_refusal_or_empty(text):
         reading.warn("The last reply held no answer; the answer is the fullest notebook.")
         text = max(notebooks, key=len)
@@ -121,9 +123,16 @@ async def _weigh(reading: Reading, notebooks: Sequence[str]) -> dict[str, Any]:
     return {"text": text, "closed": True, "calls": typed.calls, "analysis": analysis}
 
 
-def after_label(reply: str) -> str:
-    """What stands after the last "Final answer:" of a reply in free words, else all of it."""
+def in_words(reply: str) -> str:
+    """What a reply says that is not in order.
+
+    Of an object that was cut off before its answer, the analysis; of free words what stands after
+    the last "Final answer:", else all of them.
+    """
     said = clean(reply).strip()
+    if said.startswith("{"):
+        found = next(readings(said, plain_schema(Weighed), cut=True), None)
+        return trim_to_sentence(str(found.get("analysis", "")))[0] if found else ""
     at = said.casefold().rfind(_LABEL)
     if at < 0 or len(said.casefold()) != len(said):
         return said

@@ -716,6 +716,12 @@ def test_whatever_a_model_writes_a_run_ends_with_an_answer(replies, enforced, ch
         assert tale(3)[citation.start : citation.end] == citation.text
 
 
+def test_an_answer_cut_off_in_its_analysis_is_given_in_words(store):
+    cut = '{"analysis": "Part 3 has number 333. The second notebook says that the'
+    answer = run(Script(answer=ChatReply(text=cut, finish_reason="length")), store)
+    assert answer.text == "Part 3 has number 333."
+
+
 def test_endless_repetition_is_one_fact(store):
     def same(request):
         n = part_of(request)
