@@ -269,9 +269,8 @@ def test_a_server_that_does_not_know_a_method_says_so_as_we_expect(url, monkeypa
 
 
 def test_vllm_in_this_process_gives_the_same(folder, reference):
-    from vllm_server import SETTINGS
-
     from reader.attention.vllm_engine import EngineAttention
+    from vllm_server import SETTINGS
 
     info, tokenizer, requests, passages, wanted = reference
 
