@@ -27,7 +27,7 @@ from servers import LocalServer, as_json, server_error
 
 WELL = {
     "version": 1, "trouble": "", "name": "m", "identity": "i", "window": 2048, "layers": 4,
-    "whole": 6, "heads": 2, "attending": [0, 2], "kind": "toy", "hidden": 8, "vocabulary": 10,
+    "heads": 2, "attending": [0, 2], "kind": "toy", "hidden": 8, "vocabulary": 10,
     "batch_tokens": 512, "batch_requests": 16,
 }  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_the_model_is_described():
     with VLLM(describing()) as server:
         info = ask(server)
     assert (info.window, info.layers, info.heads, info.attending) == (2047, 4, 2, (0, 2))
-    assert info.shape == "toy/6x2/8/10"  # of the whole model: tables of heads are found by it
+    assert info.shape == "toy/4x2/8/10"
 
 
 def rendering(turns):

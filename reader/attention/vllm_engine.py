@@ -29,7 +29,6 @@ class EngineAttention(VLLMScorer):
 
     Args:
         path: A folder with config.json, tokenizer.json and safetensors, or a name of the hub.
-        layers: Load the lowest layers only: enough for heads below, and faster. None for all.
         window: Tokens; the model's own when not given.
         dtype: "auto", "bfloat16", "float16", "float32".
         **engine: Passed on to ``vllm.LLM`` (``tensor_parallel_size``, ``seed``, ...).
@@ -39,7 +38,6 @@ class EngineAttention(VLLMScorer):
         self,
         path: str | Path,
         *,
-        layers: int | None = None,
         window: int | None = None,
         dtype: str = "auto",
         **engine: Any,
@@ -49,8 +47,6 @@ class EngineAttention(VLLMScorer):
         self._engine = {"dtype": dtype, "disable_log_stats": True, **engine}
         if window is not None:
             self._engine["max_model_len"] = window
-        if layers is not None:
-            self._engine["hf_overrides"] = {"num_hidden_layers": layers}
         self._lock = threading.Lock()  # taken in worker threads only
         self._llm: Any = None
         self._tokenizer: AttentionTokenizer | None = None

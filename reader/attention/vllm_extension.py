@@ -134,7 +134,6 @@ class State:
             "identity": _identity(model),
             "window": int(model.max_model_len),
             "layers": int(text.num_hidden_layers),
-            "whole": _whole(model),
             "heads": int(text.num_attention_heads),
             "attending": sorted(n for n, m in self._modules.items() if _readable(m)),
             "kind": str(text.model_type),
@@ -374,14 +373,6 @@ def _tensor_rank() -> int:
 def _served_name(model: Any) -> str:
     name = model.served_model_name
     return str(name[0] if isinstance(name, list) else name or model.model)
-
-
-def _whole(model: Any) -> int:
-    """Layers of the model as it was trained; ``hf_overrides`` may have loaded fewer."""
-    file = Path(model.model) / "config.json"
-    config = json.loads(file.read_bytes()) if file.is_file() else {}
-    config = config.get("text_config") or config
-    return int(config.get("num_hidden_layers") or model.hf_text_config.num_hidden_layers)
 
 
 def _identity(model: Any) -> str:

@@ -203,7 +203,7 @@ def as_info(workers: Sequence[Mapping[str, Any]]) -> AttentionInfo:
         attending=tuple(sorted({layer for worker in workers for layer in worker["attending"]})),
         shape=model_shape(
             str(first["kind"]),
-            layers=int(first["whole"]),
+            layers=int(first["layers"]),
             heads=int(first["heads"]),
             hidden=int(first["hidden"]),
             vocabulary=int(first["vocabulary"]),
