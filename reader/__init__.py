@@ -1,7 +1,8 @@
 """Read documents longer than any model's window, with any model.
 
-``reader.answer(doc, question)`` is the way in; ``Reader`` keeps a model and a store for many
-questions. Names are loaded when they are first used, so that ``import reader`` is cheap.
+``reader.answer(doc, question)`` is the way in; ``reader.open(doc)`` keeps a document for many
+questions, ``Reader`` a model and a store for many documents. Names are loaded when they are first
+used, so that ``import reader`` is cheap.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
         aanswer,
         aestimate,
         answer,
+        aopen,
         astream,
         estimate,
         stream,
     )
+    from reader.api import (
+        open as open,  # noqa: A004
+    )
+    from reader.book import Book
     from reader.budget import Budget, Estimate, Price, Usage
     from reader.documents import Document
     from reader.errors import ReaderError
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "answers",
+    "Book": "book",
     "Budget": "budget",
     "Citation": "answers",
     "Coverage": "answers",
@@ -41,13 +48,16 @@ _HOMES = {
     "aanswer": "api",
     "aestimate": "api",
     "answer": "api",
+    "aopen": "api",
     "astream": "api",
     "estimate": "api",
+    "open": "api",
     "stream": "api",
 }
 
 __all__ = [
     "Answer",
+    "Book",
     "Budget",
     "Citation",
     "Coverage",
@@ -62,10 +72,12 @@ __all__ = [
     "aanswer",
     "aestimate",
     "answer",
+    "aopen",
     "astream",
     "estimate",
     "stream",
 ]
+# Not in it: "open", which would hide Python's own where everything is imported.
 
 
 def __getattr__(name: str) -> Any:
@@ -78,4 +90,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*_HOMES, "__version__"})

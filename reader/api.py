@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reader.session import BudgetLike, Reader
+from reader.calls import BudgetLike
+from reader.session import Reader
 
 if TYPE_CHECKING:
     import os
 
     from reader.answers import Answer
-    from reader.budget import Estimate
+    from reader.book import Book
+    from reader.budget import Estimate, Price
+    from reader.calls import Source
     from reader.events import Emit, Event
     from reader.llm.types import ChatModel
     from reader.memory.store import Store
-    from reader.session import Source
 
 
 def answer(
@@ -33,7 +35,8 @@ def answer(
 ) -> Answer:
     """Answer one question; see ``Reader.answer``, and ``Reader`` for ``model`` and ``store``.
 
-    For several questions use a ``Reader``: it starts the model once.
+    For several questions about one document use ``open``, for several documents a ``Reader``: they
+    start the model once.
     """
     with Reader(model, store=store) as reader:
         return reader.answer(
@@ -132,3 +135,41 @@ async def aestimate(
     """The asynchronous twin of ``estimate``."""
     async with Reader(model, store=store) as reader:
         return await reader.aestimate(doc, question, strategy, choices=choices, **options)
+
+
+def open(  # noqa: A001 (as in gzip, tarfile, wave)
+    doc: Source,
+    *,
+    model: str | ChatModel | Callable[..., Any] | None = None,
+    store: Store | str | os.PathLike[str] | bool | None = None,
+    price: Price | None = None,
+) -> Book:
+    """Load a document once for many questions; see ``Reader`` for ``model``, ``store``, ``price``.
+
+    Close the book, or use it with ``with``: it holds the model.
+
+    Raises:
+        DocumentError: the document cannot be read.
+    """
+    from reader.book import Book
+    from reader.documents import Document
+
+    document = Document.load(doc)
+    return Book(Reader(model, store=store, price=price), document, owned=True)
+
+
+async def aopen(
+    doc: Source,
+    *,
+    model: str | ChatModel | Callable[..., Any] | None = None,
+    store: Store | str | os.PathLike[str] | bool | None = None,
+    price: Price | None = None,
+) -> Book:
+    """The asynchronous twin of ``open``: the document is loaded in a thread."""
+    import asyncio
+
+    from reader.book import Book
+    from reader.documents import Document
+
+    document = await asyncio.to_thread(Document.load, doc)
+    return Book(Reader(model, store=store, price=price), document, owned=True)

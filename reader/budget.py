@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -96,6 +96,10 @@ class Estimate(Frozen):
         exact_counts: False where the model's tokenizer could not be had and prompt tokens are
             a conservative estimate.
         basis: Where the expected reply length comes from, in words.
+        preparation_calls: Of the calls, those that know no question: another question about the
+            document does without them.
+        preparation_prompt_tokens: Their tokens in.
+        preparation_completion_tokens: Their tokens out, expected.
     """
 
     calls: NonNegative
@@ -107,6 +111,9 @@ class Estimate(Frozen):
     max_cost: float | None = None
     exact_counts: bool = True
     basis: str = ""
+    preparation_calls: NonNegative = 0
+    preparation_prompt_tokens: NonNegative = 0
+    preparation_completion_tokens: NonNegative = 0
 
 
 class Usage(Frozen):
@@ -143,6 +150,27 @@ class Usage(Frozen):
     forced: NonNegative = 0
 
 
+SharedT = TypeVar("SharedT", Estimate, Usage)
+_UNDIVIDED = frozenset({"seconds", "depth", "exact_counts", "basis"})
+
+
+def divided(whole: SharedT, n: int) -> list[SharedT]:
+    """Even shares whose counts and costs add up to the whole; time and depth are each the whole's.
+
+    Where a count does not divide evenly the first shares have one more.
+    """
+    shares: list[SharedT] = []
+    for i in range(n):
+        share: dict[str, int | float] = {}
+        for name in type(whole).model_fields:
+            value = getattr(whole, name)
+            if name in _UNDIVIDED or value is None:
+                continue
+            share[name] = value / n if isinstance(value, float) else (value + n - 1 - i) // n
+        shares.append(whole.model_copy(update=share))
+    return shares
+
+
 @dataclass(slots=True)
 class Ledger:
     """Counts what a run uses and says no before a limit is passed.
@@ -153,6 +181,9 @@ class Ledger:
 
     The money and token limits count reserved upper bounds of calls in flight, so they hold with
     any number of calls at once.
+
+    Several runs may share one budget: each counts in a ``part`` of the ledger, the ledger itself
+    counts them all, and what one part keeps for its end is out of reach of the others.
     """
 
     budget: Budget | None = None
@@ -174,7 +205,9 @@ class Ledger:
     _closing_calls: int = 0
     _closing_prompt: int = 0
     _closing_completion: int = 0
-    _closing_seconds: float = 0.0
+    _closing_rounds: int = 1
+    _whole: Ledger | None = None
+    _parts: list[Ledger] = field(default_factory=list)
     _held_prompt: int = 0
     _held_completion: int = 0
     _slowest: float = 0.0
@@ -183,11 +216,20 @@ class Ledger:
     def __post_init__(self) -> None:
         self.started = self.clock()
 
-    def keep_for_closing(self, calls: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Set aside what the closing call needs."""
+    def part(self) -> Ledger:
+        """A ledger for one of several runs under this one's limits."""
+        part = Ledger(price=self.price, clock=self.clock, _whole=self)
+        self._parts.append(part)
+        return part
+
+    def keep_for_closing(
+        self, calls: int, prompt_tokens: int, completion_tokens: int, *, rounds: int = 1
+    ) -> None:
+        """Set aside what the closing calls need; ``rounds`` of them follow one another."""
         self._closing_calls = calls
         self._closing_prompt = prompt_tokens
         self._closing_completion = completion_tokens
+        self._closing_rounds = rounds
 
     @property
     def seconds(self) -> float:
@@ -196,6 +238,8 @@ class Ledger:
 
     def seconds_left(self) -> float | None:
         """Time until the deadline, None without one."""
+        if self._whole is not None:
+            return self._whole.seconds_left()
         return None if self.deadline is None else self.deadline - self.seconds
 
     def reserve(self, prompt: int, completion: int, *, closing: bool = False) -> None:
@@ -206,14 +250,20 @@ class Ledger:
         """
         if self.stopped_by is not None and not closing:
             raise LimitReached(f"The {self.stopped_by} is used up.", limit=self.stopped_by)
-        limit = self._limit_passed(prompt, completion, closing)
+        whole = self._whole or self
+        limit = whole._limit_passed(prompt, completion, self._kept(closing), closing)
         if limit is not None:
             if not closing:
                 self.stopped_by = limit
             raise LimitReached(f"The {limit} does not allow another call.", limit=limit)
-        self._held_prompt += prompt
-        self._held_completion += completion
-        self.calls += 1
+        if closing and self._whole is not None:  # it takes from what was kept for it
+            self._closing_calls = max(self._closing_calls - 1, 0)
+            self._closing_prompt = max(self._closing_prompt - prompt, 0)
+            self._closing_completion = max(self._closing_completion - completion, 0)
+        for ledger in {id(self): self, id(whole): whole}.values():
+            ledger._held_prompt += prompt
+            ledger._held_completion += completion
+            ledger.calls += 1
 
     def settle(
         self,
@@ -225,8 +275,12 @@ class Ledger:
         cached: int = 0,
         seconds: float = 0.0,
         failed: bool = False,
+        sent: bool = True,
     ) -> None:
-        """Replace a reservation by what the call really used."""
+        """Replace a reservation by what the call really used; one never sent was no call."""
+        if not sent:
+            self.calls -= 1
+            failed = False
         self._held_prompt -= held_prompt
         self._held_completion -= held_completion
         self.prompt_tokens += prompt
@@ -235,25 +289,43 @@ class Ledger:
         self.failed_calls += failed
         if not failed:
             self._slowest = max(self._slowest, seconds)
+        if self._whole is not None:
+            self._whole.settle(
+                held_prompt,
+                held_completion,
+                prompt=prompt,
+                completion=completion,
+                cached=cached,
+                seconds=seconds,
+                failed=failed,
+                sent=sent,
+            )
 
-    def _limit_passed(self, prompt: int, completion: int, closing: bool) -> str | None:
+    def _kept(self, closing: bool) -> tuple[int, int, int]:
+        """Calls and tokens in and out that this call must leave to others."""
+        ledgers = [self] if self._whole is None else self._whole._parts
+        kept = [p for p in ledgers if not (closing and p is self)]
+        return (
+            sum(p._closing_calls for p in kept),
+            sum(p._closing_prompt for p in kept),
+            sum(p._closing_completion for p in kept),
+        )
+
+    def _limit_passed(
+        self, prompt: int, completion: int, kept: tuple[int, int, int], closing: bool
+    ) -> str | None:
         left = self.seconds_left()
         if left is not None:
-            # A reading call must leave time for itself and for the closing call.
-            needed = 0.0 if closing else 2.0 * self._slowest
+            # A reading call must leave time for itself and for the closing calls.
+            rounds = max(p._closing_rounds for p in (self, *self._parts))
+            needed = 0.0 if closing else (1.0 + rounds) * self._slowest
             if left <= needed:
                 return "deadline"
         if self.budget is None:
             return None
-        keep = not closing
-        calls = self.calls + 1 + keep * self._closing_calls
-        tokens_in = self.prompt_tokens + self._held_prompt + prompt + keep * self._closing_prompt
-        tokens_out = (
-            self.completion_tokens
-            + self._held_completion
-            + completion
-            + keep * self._closing_completion
-        )
+        calls = self.calls + 1 + kept[0]
+        tokens_in = self.prompt_tokens + self._held_prompt + prompt + kept[1]
+        tokens_out = self.completion_tokens + self._held_completion + completion + kept[2]
         if self.budget.calls is not None and calls > self.budget.calls:
             return "budget of calls"
         if self.budget.tokens is not None and tokens_in + tokens_out > self.budget.tokens:

@@ -152,6 +152,20 @@ async def chunk_document(
     )
 
 
+class KeyedLocks:
+    """A lock for each key: what several runs need is prepared by the first, awaited by the others.
+
+    For one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def __call__(self, key: str) -> asyncio.Lock:
+        """The lock of a key, for ``async with``."""
+        return self._locks.setdefault(key, asyncio.Lock())
+
+
 class ChunkCache:
     """Chunks of the documents cut last, so that the questions after the first wait for nothing.
 
@@ -164,7 +178,7 @@ class ChunkCache:
     def __init__(self, size: int = 8) -> None:
         self._size = size
         self._kept: OrderedDict[str, tuple[Chunk, ...]] = OrderedDict()
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._alone = KeyedLocks()
 
     async def chunks(
         self,
@@ -178,8 +192,7 @@ class ChunkCache:
         """``chunk_document``, done once."""
         way = (document.sha256, counter.name, chunk_tokens, overlap_tokens, code)
         key = "|".join(map(str, way))
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._alone(key):
             if key not in self._kept:
                 self._kept[key] = tuple(
                     await chunk_document(

@@ -1,4 +1,4 @@
-"""The shell: ``reader ask``, ``estimate``, ``eval``, ``strategies``, ``models``, ``runs``.
+"""The shell: ``reader ask``, ``estimate``, ``eval``, ``strategies``, ``models``, ``runs``, ``store``.
 
 Exit codes: 0 answered; 1 an error of the model, the network or the store; 2 wrong usage (document,
 question, option, strategy, budget); 3 partial (budget, deadline or failed chunks); 4 not found in
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reader.cli_store import store_app
 from reader.errors import InputError, InvalidOption, ReaderError, RunNotFound
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app.add_typer(import_module("reader.evals.shell").eval_app, name="eval")
 app.add_typer(strategies_app, name="strategies")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(store_app, name="store")
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
 INTERRUPTED = 130
@@ -135,8 +137,8 @@ def estimate(
         typer.echo(found.model_dump_json(indent=2))
         return
     counts = "" if found.exact_counts else " (a conservative estimate: no tokenizer to be had)"
-    money = "unknown" if found.cost is None else f"${found.cost:.4f}"
-    most = "" if found.max_cost is None else f", at most ${found.max_cost:.4f}"
+    money = "unknown" if found.cost is None else f"${found.cost:.4f}" if found.cost else "no charge"
+    most = f", at most ${found.max_cost:.4f}" if found.max_cost else ""
     typer.echo(
         f"{found.calls} calls, {found.depth} of them in series\n"
         f"{found.prompt_tokens:,} tokens in{counts}\n"
@@ -297,7 +299,7 @@ def main() -> None:
         typer.echo(f"reader: {error}", err=True)
         if error.spent is not None and error.spent.calls:
             typer.echo(
-                f"reader: spent so far: {error.spent.calls} calls, "
+                f"reader: spent so far: {error.spent.calls} call{'s'[: error.spent.calls != 1]}, "
                 f"{error.spent.prompt_tokens:,} tokens in, "
                 f"{error.spent.completion_tokens:,} out. The same command resumes.",
                 err=True,

@@ -20,6 +20,7 @@
     ├── ModelError
     │   ├── ModelUnavailable          no server at the address
     │   ├── AuthenticationFailed
+    │   │   └── MissingKey            nothing was sent
     │   ├── UnknownModel
     │   ├── RequestRefused            the server calls the request itself wrong (other 4xx)
     │   ├── ContextOverflow
@@ -176,6 +177,10 @@ class AuthenticationFailed(ModelError):
     """The server does not accept the key."""
 
     default_hint = "Set the API key (OPENAI_API_KEY, or ChatModel's api_key) and call again."
+
+
+class MissingKey(AuthenticationFailed):
+    """The endpoint wants a key and none was given; nothing was sent."""
 
 
 class UnknownModel(ModelError):

@@ -8,38 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from pydantic import ValidationError
-
-from reader.budget import Budget, Estimate, Price
+from reader.budget import Estimate, Price
+from reader.calls import BudgetLike, Call, checked, checked_many
 from reader.documents import Document
-from reader.errors import EmptyQuestion, InvalidOption, RunNotFound
+from reader.errors import RunNotFound
 from reader.events import Done, Emit, Event, Notice, ignore
 from reader.llm.resolve import open_model
 from reader.llm.types import ChatModel, Identified
+from reader.many import estimate_many, execute_many, known_answers
 from reader.memory.store import Store
-from reader.run import Call, Shared, execute, known_answer
+from reader.portal import Portal
+from reader.run import Shared, execute, known_answer
 from reader.run import estimate as estimate_call
-from reader.strategy import find_strategy, read_options
 
 if TYPE_CHECKING:
     import os
 
-    from anyio.from_thread import BlockingPortal
-
     from reader.answers import Answer
-
-    Source: TypeAlias = Document | str | os.PathLike[str] | bytes | Sequence[Any]
-
-T = TypeVar("T")
-INTERRUPT_SECONDS = 5.0
-BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
+    from reader.book import Book
+    from reader.calls import Source
 
 
 class Reader:
@@ -77,8 +69,7 @@ class Reader:
         self._price = price
         self._rate = requests_per_minute
         self._shared: WeakKeyDictionary[Any, dict[int, Shared]] = WeakKeyDictionary()
-        self._exit = ExitStack()
-        self._portal: BlockingPortal | None = None
+        self._portal = Portal()
 
     # Asynchronous face -------------------------------------------------------------------
 
@@ -95,21 +86,57 @@ class Reader:
         **options: Any,
     ) -> Answer:
         """See ``answer``."""
-        call = await _call(doc, question, strategy, choices, budget, deadline, options)
+        call = await checked(
+            doc,
+            question,
+            strategy,
+            choices=choices,
+            budget=budget,
+            deadline=deadline,
+            options=options,
+        )
         emit = on_event or ignore
-        # A model that knows its identity is not even asked for an answer that is there.
-        early = self._model.identity if isinstance(self._model, Identified) else None
-        shared = None if early else await self._share(call)
-        identity = early or (shared.info.identity if shared else "")
-        known = known_answer(call, self.store, identity)
+        known = known_answer(call, self.store, await self._identity(call))
         if known is not None:
             emit(Done(answer=known))
             return known
-        shared = shared or await self._share(call)
-        # Who names the small model knows that it is one; a server's notice is always news.
-        if shared.info.notice and not (self._chosen and self._spec == "embedded"):
-            emit(Notice(text=shared.info.notice))
-        return await execute(call, shared, emit)
+        return await execute(call, await self._share(call, emit), emit)
+
+    async def aanswer_many(
+        self,
+        doc: Source,
+        questions: Sequence[str | None],
+        strategy: str = "coa",
+        *,
+        choices: Sequence[Sequence[str] | None] | None = None,
+        budget: BudgetLike = None,
+        deadline: float | None = None,
+        on_event: Emit | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """See ``answer_many``."""
+        calls = await checked_many(
+            doc,
+            questions,
+            strategy,
+            choices=choices,
+            budget=budget,
+            deadline=deadline,
+            options=options,
+        )
+        if not calls:
+            return []
+        emit = on_event or ignore
+        distinct = list({call.place: call for call in calls}.values())
+        known = known_answers(distinct, self.store, await self._identity(calls[0]))
+        found = [answer for answer in known if answer is not None]
+        if len(found) < len(distinct):
+            shared = await self._share(calls[0], emit)
+            found = await execute_many(distinct, shared, emit)
+        else:
+            for answer in found:
+                emit(Done(answer=answer))
+        return [found[call.place] for call in calls]
 
     async def astream(
         self, doc: Source, question: str | None, strategy: str = "coa", **arguments: Any
@@ -139,8 +166,30 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """See ``estimate``."""
-        call = await _call(doc, question, strategy, choices, None, None, options)
+        call = await checked(doc, question, strategy, choices=choices, options=options)
         return await estimate_call(call, await self._share(call))
+
+    async def aestimate_many(
+        self,
+        doc: Source,
+        questions: Sequence[str | None],
+        strategy: str = "coa",
+        *,
+        choices: Sequence[Sequence[str] | None] | None = None,
+        **options: Any,
+    ) -> Estimate:
+        """See ``estimate_many``."""
+        calls = await checked_many(doc, questions, strategy, choices=choices, options=options)
+        if not calls:
+            return Estimate(calls=0, prompt_tokens=0, completion_tokens=0, depth=0)
+        distinct = list({call.place: call for call in calls}.values())
+        return await estimate_many(distinct, await self._share(calls[0]))
+
+    async def aopen(self, doc: Source) -> Book:
+        """See ``open``; the document is loaded in a thread."""
+        from reader.book import Book
+
+        return Book(self, await asyncio.to_thread(Document.load, doc))
 
     async def aresume(self, run_id: str, *, on_event: Emit | None = None, **limits: Any) -> Answer:
         """See ``resume``."""
@@ -152,16 +201,24 @@ class Reader:
                 f"Run {record.id} read a text from memory.",
                 hint="Make the same call with that text again: it resumes by itself.",
             )
-        source = record.source.split("\n")
-        return await self.aanswer(
-            source if len(source) > 1 else source[0],
-            record.question,
-            record.call["strategy"],
-            choices=record.call["choices"] or None,
+        files = record.source.split("\n")
+        doc: Source = files if len(files) > 1 else files[0]
+        kind, options = record.call["strategy"], {**limits, **record.call["options"]}
+        choices, beside = record.call["choices"] or None, record.call.get("beside")
+        if not beside:
+            return await self.aanswer(
+                doc, record.question, kind, choices=choices, on_event=on_event, **options
+            )
+        answers = await self.aanswer_many(
+            doc,
+            [question for question, _ in beside],
+            kind,
+            choices=[offered or None for _, offered in beside],
             on_event=on_event,
-            **limits,
-            **record.call["options"],
+            **options,
         )
+        place: int = beside.index([record.question, record.call["choices"]])
+        return answers[place]
 
     async def aclose(self) -> None:
         """Free model and store; what a caller passed in stays open."""
@@ -203,7 +260,7 @@ class Reader:
             ReaderError: something that the caller must mend; ``error.hint`` says how,
                 ``error.spent`` what was used. The same call again resumes.
         """
-        return self._sync(
+        return self._portal.run(
             lambda: self.aanswer(
                 doc,
                 question,
@@ -216,6 +273,69 @@ class Reader:
             )
         )
 
+    def answer_many(
+        self,
+        doc: Source,
+        questions: Sequence[str | None],
+        strategy: str = "coa",
+        *,
+        choices: Sequence[Sequence[str] | None] | None = None,
+        budget: BudgetLike = None,
+        deadline: float | None = None,
+        on_event: Emit | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions about one document, for little more than the price of one.
+
+        ``coa`` and ``memagent`` read the document once for all of them, with a memory for each
+        (their plain forms; with options such as ``quotes`` or ``paths`` each question reads by
+        itself, and the answers say so). The other strategies run the questions side by side over
+        what they prepare once.
+
+        Args:
+            doc: As in ``answer``.
+            questions: The questions; None asks for a summary. One that occurs twice is answered
+                once and given twice.
+            strategy: Name of a reading method.
+            choices: For each question the options of a multiple choice, or None.
+            budget: Limits of all questions together.
+            deadline: Seconds for all questions together.
+            on_event: Called with the events of all; ``path`` is the place of the question among
+                the different ones. Pieces of answers are left out.
+            options: As in ``answer``.
+
+        Returns:
+            An answer for each question, in their order, each with its own status, citations,
+            coverage, trace and ``run_id``. ``usage`` is what was used for that question alone and
+            an even share of what was read for all, so the answers' usages add up to what was
+            spent; ``seconds`` and ``depth`` are not divided.
+
+        Raises:
+            ReaderError: as in ``answer``; an empty question is one before any call.
+        """
+        return self._portal.run(
+            lambda: self.aanswer_many(
+                doc,
+                questions,
+                strategy,
+                choices=choices,
+                budget=budget,
+                deadline=deadline,
+                on_event=on_event,
+                **options,
+            )
+        )
+
+    def open(self, doc: Source) -> Book:
+        """Load a document once, for many questions.
+
+        Raises:
+            DocumentError: it cannot be read.
+        """
+        from reader.book import Book
+
+        return Book(self, Document.load(doc))
+
     def stream(
         self, doc: Source, question: str | None, strategy: str = "coa", **arguments: Any
     ) -> Iterator[Event]:
@@ -224,7 +344,7 @@ class Reader:
         Leaving the loop early stops the run; the same call later resumes it.
         """
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        future = self._start().start_task_soon(
+        future = self._portal.start(
             lambda: self.aanswer(doc, question, strategy, on_event=events.put, **arguments)
         )
         future.add_done_callback(lambda _: events.put(None))
@@ -245,8 +365,22 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """Calls, tokens, calls in series and money of a run, before any call."""
-        return self._sync(
+        return self._portal.run(
             lambda: self.aestimate(doc, question, strategy, choices=choices, **options)
+        )
+
+    def estimate_many(
+        self,
+        doc: Source,
+        questions: Sequence[str | None],
+        strategy: str = "coa",
+        *,
+        choices: Sequence[Sequence[str] | None] | None = None,
+        **options: Any,
+    ) -> Estimate:
+        """The same for ``answer_many``; ``basis`` says how the questions are read."""
+        return self._portal.run(
+            lambda: self.aestimate_many(doc, questions, strategy, choices=choices, **options)
         )
 
     def resume(self, run_id: str, *, on_event: Emit | None = None, **limits: Any) -> Answer:
@@ -255,14 +389,13 @@ class Reader:
         Raises:
             RunNotFound: no such run, or its document was not a file.
         """
-        return self._sync(lambda: self.aresume(run_id, on_event=on_event, **limits))
+        return self._portal.run(lambda: self.aresume(run_id, on_event=on_event, **limits))
 
     def close(self) -> None:
         """Free model and store; what a caller passed in stays open."""
         if self._owns_model:
-            self._sync(self.aclose)
-        self._exit.close()
-        self._portal = None
+            self._portal.run(self.aclose)
+        self._portal.close()
         if self._owns_store:
             self.store.close()
 
@@ -287,41 +420,24 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+        await asyncio.to_thread(self._portal.close)
         if self._owns_store:
             self.store.close()
 
     # Inside ------------------------------------------------------------------------------
 
-    def _start(self) -> BlockingPortal:
-        if self._portal is None:
-            from anyio.from_thread import start_blocking_portal
+    async def _identity(self, call: Call) -> str:
+        """The model's; one that knows it by itself is not even started for it."""
+        early = self._model.identity if isinstance(self._model, Identified) else None
+        return early or (await self._share(call)).info.identity
 
-            self._portal = self._exit.enter_context(start_blocking_portal())
-        return self._portal
-
-    def _sync(self, function: Callable[[], Awaitable[T]]) -> T:
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await function()
-            finally:
-                ended.set()
-
-        future = self._start().start_task_soon(run)
-        try:
-            return future.result()
-        except BaseException:
-            # Ctrl-C arrives here, in the caller's thread: stop the run and let it write down
-            # where it stands before the exception goes on.
-            if future.cancel():
-                ended.wait(INTERRUPT_SECONDS)
-            raise
-
-    async def _share(self, call: Call) -> Shared:
+    async def _share(self, call: Call, emit: Emit = ignore) -> Shared:
         """What runs share on this event loop; limits of concurrency are part of it."""
         loop = asyncio.get_running_loop()
         info = await self._model.info()
+        # Who names the small model knows that it is one; a server's notice is always news.
+        if info.notice and not (self._chosen and self._spec == "embedded"):
+            emit(Notice(text=info.notice))
         wanted = call.options.concurrency or info.concurrency
         kept = self._shared.setdefault(loop, {})
         if wanted not in kept:
@@ -336,54 +452,6 @@ class Reader:
                 price=self._price or info.price,
             )
         return kept[wanted]
-
-
-async def _call(
-    doc: Source,
-    question: str | None,
-    strategy: str,
-    choices: Sequence[str] | None,
-    budget: BudgetLike,
-    deadline: float | None,
-    options: dict[str, Any],
-) -> Call:
-    """Check everything that can be checked before anything is spent."""
-    if question is not None and not question.strip():
-        raise EmptyQuestion("The question is empty.")
-    if choices is not None and (isinstance(choices, str) or len(choices) < 2):
-        raise InvalidOption("choices must be a list of at least two texts.", hint="")
-    if question is None and choices:
-        raise InvalidOption("choices need a question.", hint="Pass both or neither.")
-    if deadline is not None and deadline <= 0:
-        raise InvalidOption("deadline must be above 0 seconds.", hint="")
-    kind = find_strategy(strategy)
-    read = read_options(kind, options)
-    limits = _budget(budget)
-    if not isinstance(doc, Document):
-        doc = await asyncio.to_thread(Document.load, doc)
-    return Call(
-        strategy=kind,
-        options=read,
-        document=doc,
-        question=question.strip() if question is not None else None,
-        choices=tuple(choices or ()),
-        budget=limits,
-        deadline=deadline,
-    )
-
-
-def _budget(budget: BudgetLike) -> Budget | None:
-    if budget is None or isinstance(budget, Budget):
-        return budget
-    if isinstance(budget, str):
-        return Budget.parse(budget)
-    try:
-        return Budget.model_validate(dict(budget))
-    except ValidationError as error:
-        raise InvalidOption(
-            f"The budget is not understood: {error.errors()[0]['msg']}.",
-            hint="It takes calls, tokens and usd, each above zero.",
-        ) from None
 
 
 def _open_store(store: Store | str | os.PathLike[str] | bool | None) -> Store:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Budget, Estimate, Ledger
-from reader.chunking import Chunk, ChunkCache
+from reader.chunking import Chunk, ChunkCache, KeyedLocks
 from reader.documents import Document
 from reader.errors import InvalidOption, UnknownStrategy
 from reader.events import Emit, Notice, Progress, ignore
@@ -56,7 +56,9 @@ class Reading:
     """What one run shares: handed to every node as LangGraph's runtime context.
 
     ``model`` is the whole stack (reply cache, retries, budget, limiter, transport); ``plan`` is
-    the strategy's own: what it computed in ``prepare`` for the rest of the run.
+    the strategy's own: what it computed in ``prepare`` for the rest of the run. Where one pass
+    reads for several questions, ``parts`` holds a reading for each of them, with its own run,
+    ledger and plan, and ``question`` is None.
     """
 
     run_id: str
@@ -74,8 +76,11 @@ class Reading:
     plan: Any = None
     estimate: Estimate | None = None
     done: int = 0
+    replayed: int = 0
     warnings: list[str] = field(default_factory=list)
     lengths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    parts: tuple[Reading, ...] = ()
+    alone: KeyedLocks = field(default_factory=KeyedLocks)
     _finder: QuoteFinder | None = None
 
     @property
@@ -120,8 +125,8 @@ class Reading:
         """Move the progress on; the total never shrinks below what is done."""
         self.done += steps
         total = max(self.estimate.calls if self.estimate else 0, self.done)
-        seconds = self.ledger.seconds
-        left = seconds / self.done * (total - self.done) if self.ledger.calls else None
+        seconds, fresh = self.ledger.seconds, self.done - self.replayed
+        left = seconds / fresh * (total - self.done) if self.ledger.calls and fresh else None
         self.emit(Progress(done=self.done, total=total, seconds=seconds, seconds_left=left))
 
     def saw_reply(self, kind: str, tokens: int) -> None:
@@ -184,6 +189,10 @@ class Strategy(ABC, Generic[OptionsT]):
     def closing(self, reading: Reading) -> Closing:
         """What the budget must keep for the end."""
 
+    def closings(self, reading: Reading) -> tuple[Closing, ...]:
+        """The same for each question of the reading; asked after ``prepare``."""
+        return (self.closing(reading),)
+
     @abstractmethod
     def graph(self) -> StateGraph[Any, Any, Any, Any]:
         """The state machine. Its runtime context is the ``Reading``."""
@@ -203,6 +212,31 @@ class Strategy(ABC, Generic[OptionsT]):
     @abstractmethod
     def outcome(self, state: dict[str, Any], reading: Reading) -> Outcome:
         """The result, from the last state and the notes in the store."""
+
+    @classmethod
+    def together(cls, options: OptionsT) -> type[Together[Any]] | None:
+        """The form of the method that reads once for several questions.
+
+        None where there is none, or none that goes with the options: then each question is read
+        by itself, side by side.
+        """
+        return None
+
+
+class Together(Strategy[OptionsT]):
+    """A method that reads once for several questions.
+
+    ``prepare`` gets a reading with ``parts``, and plans the parts too; ``outcome`` is asked of each
+    part, with the last state of the whole.
+    """
+
+    @abstractmethod
+    async def divide(self, reading: Reading) -> list[Sequence[Reading]]:
+        """The reading's parts, as few passes as they fit into; a pass of one is a plain run.
+
+        Raises:
+            WindowTooSmall: a question that fits no window.
+        """
 
 
 def strategies() -> dict[str, type[Strategy[Any]]]:

@@ -25,7 +25,7 @@ from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates
 from reader.llm.replies import says_nothing_found
 from reader.prompts import versions
-from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions, Together
 
 from .coa_closing import choose_path, close
 from .coa_plan import PROMPTS, CoAOptions, Plan
@@ -34,9 +34,10 @@ from .communication_unit import QUOTE_TOKENS, Unit, as_note, read_chunk
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-SLICE_SECONDS = 1.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
+SLICE_SECONDS = 3.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
 MAX_FAILURES = 5  # chunks failing one after another: the server is broken, not the chunks
 EXPECTED_UNIT = 0.45  # share of the cap that a unit fills, before replies of the model were seen
+EXPECTED_QUOTES = 80  # tokens of the quotes beside a unit
 EXPECTED_ANSWER = 30
 
 
@@ -92,21 +93,24 @@ class ChainOfAgents(Strategy[CoAOptions]):
         plan: Plan = reading.plan
         n, paths = len(reading.chunks), plan.options.number_of_paths
         seen = reading.store.reply_length(self.length_key(reading, "worker"))
-        unit = int(seen[1]) if seen else int(plan.cu_tokens * EXPECTED_UNIT)
+        quotes = EXPECTED_QUOTES if plan.form.quotes else 0
+        reply = int(seen[1]) if seen else int(plan.cu_tokens * EXPECTED_UNIT) + quotes
+        unit = max(reply - quotes, 0)  # the quotes do not travel
         said = reading.store.reply_length(self.length_key(reading, "manager"))
         long = plan.summary or plan.judged
         guess = int(plan.answer_tokens * EXPECTED_UNIT) if long else EXPECTED_ANSWER
         answer = int(said[1]) if said else min(guess, plan.answer_tokens)
         if plan.options.direct_when_fits and n == 1:
-            n, unit = 0, reading.chunks[0].tokens
+            n, unit, reply = 0, reading.chunks[0].tokens, 0
         closers = 1 if plan.judged else paths
         closing_in = plan.manager_tokens + (paths * unit if plan.judged else unit)
         text = sum(chunk.tokens for chunk in reading.chunks) if n else 0
         prompt = paths * (text + n * plan.form.fixed_tokens + max(n - 1, 0) * unit)
         prompt += closers * closing_in
         price = reading.ledger.price
-        completion = paths * n * unit + closers * answer
-        most = paths * n * plan.form.cu_tokens + closers * plan.answer_tokens
+        completion = paths * n * reply + closers * answer
+        cap = plan.form.cu_tokens + (QUOTE_TOKENS if plan.form.quotes else 0)
+        most = paths * n * cap + closers * plan.answer_tokens
         return Estimate(
             calls=paths * n + closers,
             prompt_tokens=prompt,
@@ -188,6 +192,15 @@ class ChainOfAgents(Strategy[CoAOptions]):
             choice=winner["choice"],
             depth=winner["depth"],
         )
+
+    @classmethod
+    def together(cls, options: CoAOptions) -> type[Together[Any]] | None:
+        """A single chain that keeps units alone reads once for several questions."""
+        from .coa_many import ChainForMany
+
+        more = options.quotes or options.second_pass or options.direct_when_fits
+        plain = options.number_of_paths == 1 and options.task == "qa" and not more
+        return ChainForMany if plain else None
 
 
 def path_graph() -> CompiledStateGraph[Any, Any, Any, Any]:

@@ -39,7 +39,7 @@ QUOTE_CHARACTERS = 200
 SHRUNK = 0.3  # a unit this much shorter than the one before may have overwritten it
 MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 LOST = 0.2  # a cut that lost more than this is worth another call
-_NOTHING = "(Nothing: this is the first part.)"
+NOTHING = "(Nothing: this is the first part.)"
 
 
 class WorkerNote(BaseModel):
@@ -81,7 +81,7 @@ class Form:
             )
         return self.worker.fill(
             chunk=fence(chunk, "source_text"),
-            cu=fence(cu, "summary") if cu else _NOTHING,
+            cu=fence(cu, "summary") if cu else NOTHING,
             question=self.question,
             words=self.words,
             extra=extra,

@@ -93,6 +93,7 @@ class GraphReader(Strategy[GraphReaderOptions]):
         facts = self._seen(reading, "extract", min(mean * EXPECTED_FACTS, plan.facts_tokens))
         prompt = float(text + len(new) * plan.fixed["extract"])
         completion = len(new) * facts
+        prepared = int(prompt), int(completion)
         for kind, guess in EXPECTED_REPLY.items():
             completion += self._seen(reading, kind, min(guess, plan.answer_tokens))
         path_calls, path_prompt, path_completion = self._path(reading)
@@ -122,6 +123,9 @@ class GraphReader(Strategy[GraphReaderOptions]):
             exact_counts=reading.info.counter.exact,
             basis=f"{said}; {each} makes {path_calls:.1f} calls as a mean and {most} at most, so"
             f" there are at most {len(new) + 3 + agents * most} calls",
+            preparation_calls=len(new),
+            preparation_prompt_tokens=prepared[0],
+            preparation_completion_tokens=prepared[1],
         )
 
     def _seen(self, reading: Reading, kind: str, guess: float) -> float:

@@ -27,7 +27,7 @@ from reader.evidence import Claim, candidates
 from reader.llm.replies import says_nothing_found
 from reader.memory.facts import Add, Change, Fact, FactLog, Operation
 from reader.prompts import versions
-from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions, Together
 
 from .coa import chunk_statuses
 from .memagent_answer import close
@@ -44,7 +44,7 @@ from .memagent_plan import PROMPTS, SHOWN_QUOTE_TOKENS, MemAgentOptions, Plan
 from .memagent_revisions import Patches, listed, rendered, revise
 from .memagent_segments import segments
 
-SLICE_SECONDS = 1.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
+SLICE_SECONDS = 3.0  # a superstep reads for so long, so that checkpoints never outweigh the calls
 MAX_FAILURES = 5  # segments failing one after another: the server is broken, not the segments
 
 
@@ -155,6 +155,14 @@ class MemAgent(Strategy[MemAgentOptions]):
             choice=result["choice"],
             depth=state["depth"] + result["calls"],
         )
+
+    @classmethod
+    def together(cls, options: MemAgentOptions) -> type[Together[Any]] | None:
+        """Memories that are overwritten, and no more than that, are kept for several problems."""
+        from .memagent_many import MemoriesForMany
+
+        more = options.gate or options.quotes or options.second_pass
+        return MemoriesForMany if options.mode == "overwrite" and not more else None
 
 
 async def update(state: MemoryState, runtime: Runtime[Reading]) -> Command[Any]:

@@ -51,6 +51,7 @@ def expected(reading: Reading) -> Estimate:
         prompt += plan.merge_fixed + below if node.children else plan.leaf_fixed
         prompt += 0 if node.children else reading.chunks[node.id].tokens
     depth = float(chain[plan.tree.root]) if plan.needs_tree else 0.0
+    prepared = int(calls), int(prompt), int(completion)
     if reading.question is not None:
         way = plan.tree.way(len(reading.chunks) // 2)
         turns = len(way) - 1
@@ -87,6 +88,9 @@ def expected(reading: Reading) -> Estimate:
         max_cost=price.cost(tokens_in + asks * plan.window, most) if price else None,
         exact_counts=reading.info.counter.exact,
         basis=basis,
+        preparation_calls=prepared[0],
+        preparation_prompt_tokens=prepared[1],
+        preparation_completion_tokens=prepared[2],
     )
 
 

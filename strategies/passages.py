@@ -87,17 +87,20 @@ class Passages:
         async with self._in_time(spec) as embedder:
             info, _ = await self._met(embedder)
             keys = self.keys(info)
-            missing = [n for n, key in enumerate(keys) if not has_vectors(self.reading.store, key)]
-            if not missing:
-                return False
-            at = missing[0]
-            texts = [text for _, text in self.windows(info)[at * PART : (at + 1) * PART]]
-            vectors = await embedder.embed(texts)
-            if vectors.shape != (len(texts), info.dimension):
-                raise BadReply(
-                    f"{info.name} gave vectors of shape {vectors.shape} for {len(texts)} texts."
-                )
-            keep_vectors(self.reading.store, keys[at], vectors)
+            # Questions side by side: one makes a part, the others find it.
+            async with self.reading.alone(keys[0]):
+                kept = self.reading.store
+                missing = [n for n, key in enumerate(keys) if not has_vectors(kept, key)]
+                if not missing:
+                    return False
+                at = missing[0]
+                texts = [text for _, text in self.windows(info)[at * PART : (at + 1) * PART]]
+                vectors = await embedder.embed(texts)
+                if vectors.shape != (len(texts), info.dimension):
+                    raise BadReply(
+                        f"{info.name} gave vectors of shape {vectors.shape} for {len(texts)} texts."
+                    )
+                keep_vectors(kept, keys[at], vectors)
             return len(missing) > 1
 
     async def dense(self, spec: EmbedderSpec) -> list[int]:
@@ -142,9 +145,8 @@ class Passages:
             raise LimitReached("The deadline is too near for vectors.", limit="deadline") from None
 
     def _tell_damage(self) -> None:
-        for text in self.reading.store.notices:
+        for text in self.reading.store.take_notices():
             self.reading.warn(text)
-        self.reading.store.notices.clear()
 
 
 def _by_words(texts: Sequence[str], question: str) -> list[int]:

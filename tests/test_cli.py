@@ -86,6 +86,8 @@ def test_not_found_has_an_exit_code_of_its_own(tmp_path, book):
         (("ask", "{book}", "Who?", "-s", "cao"), 2, "'coa'"),
         (("ask", "{book}", "Who?", "-o", "path=single"), 2, "'paths'"),
         (("ask", "{book}", "Who?", "-m", "http://127.0.0.1:9/v1"), 1, "Start the server"),
+        (("ask", "{book}", "Who?", "-m", "embeded"), 1, "Did you mean 'embedded'?"),
+        (("ask", "{book}", "Who?", "-m", "nosuch"), 1, "Models are named embedded,"),
         (("ask", "{book}"), 2, "needed"),
         (("ask", "{book}", "Who?", "--nope"), 2, "No such option"),
         (("runs", "show", "nothing"), 1, "no run"),
@@ -96,6 +98,14 @@ def test_bad_input_is_one_sentence_and_no_traceback(book, arguments, code, says)
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_missing_key_says_so_and_nothing_was_spent(book, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    done = shell("ask", book, "Who?", "-m", "openai:gpt-4.1-mini", "--store", str(tmp_path / "s"))
+    assert done.returncode == 1
+    assert "Set OPENAI_API_KEY" in done.stderr
+    assert "spent" not in done.stderr
 
 
 def test_strategies_show_prints_the_machine_and_the_options():

@@ -362,6 +362,26 @@ def test_no_haystack_names_what_is_asked_for(tmp_path, hops):
         assert item.context.count(item.answers[0]) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "雨下了一整夜。孩子们都睡着了！谁在敲门？" * 40,
+        "雨下了一整夜孩子们都睡着了谁在敲门" * 60,
+        "a list without any sentence end , " * 60,
+    ],
+)
+def test_any_text_will_do(tmp_path, text):
+    (tmp_path / "any.txt").write_text(text)
+    given = {"lengths": 1_500, "items": 5, "haystack": tmp_path / "any.txt"}
+    for item in load("needle", **given):
+        [span] = item.gold_spans()
+        read = item.document().text
+        assert read[span.start : span.end] == item.evidence[0]
+        assert read[span.start - 1 : span.start].strip() == "" or span.start == 0
+        assert abs(item.meta["real_depth"] - item.meta["depth"]) <= 0.15
+        assert abs(item.meta["tokens"] - 1_500) <= 30
+
+
 def test_a_short_text_is_read_again_and_a_folder_in_turn(tmp_path):
     (tmp_path / "a.txt").write_text("The first book is about cows. It ends here.")
     (tmp_path / "b.txt").write_text("The second book is about hens! Nothing follows?")

@@ -259,6 +259,29 @@ def test_a_call_that_nobody_waits_for_is_stopped():
     assert len(inner.requests) == 2
 
 
+def test_runs_that_share_their_calls_in_flight_pay_once_and_keep_their_own_limits():
+    inner, shelf, flights = Script(), Shelf(), {}
+
+    async def main():
+        inner.gate = asyncio.Event()
+        first = CachedModel(AccountedModel(inner, Ledger(deadline=0.01)), shelf, flights=flights)
+        second = CachedModel(inner, shelf, flights=flights)
+        short = asyncio.create_task(first.generate(request()))
+        await settle()
+        long = asyncio.create_task(second.generate(request()))
+        with pytest.raises(LimitReached):
+            await short
+        await settle()
+        assert not long.done()  # the first one's deadline is not its own
+        inner.gate.set()
+        return await long, await first.generate(request())
+
+    made, kept = run(main)
+    assert made.text == kept.text == "A fact."
+    assert len(inner.requests) == 2
+    assert flights == {}
+
+
 def test_a_failed_call_fails_for_all_who_wait():
     inner = Script(ServerFailed("no"))
 

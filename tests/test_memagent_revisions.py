@@ -248,7 +248,7 @@ def test_halves_of_a_segment_build_on_each_other(store):
 
 def test_no_facts_at_all_bring_the_second_pass(store):
     script = by_part()
-    answer = revise(script, store, second_pass=True, second_pass_chunks=2)
+    answer = revise(script, store, question="Which fact?", second_pass=True, second_pass_chunks=2)
     assert len(script.prompts("update")) == 5
     assert "Not found in the document" in script.prompts("final")[0]
     assert answer.status == "answered"

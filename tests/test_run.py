@@ -33,7 +33,7 @@ from reader.errors import (
     UnknownPrice,
     UnknownStrategy,
 )
-from reader.events import Done, Notice
+from reader.events import Done, Notice, Progress
 from reader.testing import FunctionModel
 from servers import LocalServer, ok
 
@@ -135,6 +135,32 @@ def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how)
     # The call in flight at the kill may have been answered to nobody: that one only.
     assert len(repeated) <= 1
     assert len(set(bodies)) == 31
+
+
+def test_a_resumed_run_shows_what_was_done_and_guesses_from_its_own_pace(store, monkeypatch):
+    monkeypatch.setattr("reader.strategies.coa.SLICE_SECONDS", 0.0)
+    asked = []
+
+    def breaks_at_the_eighth(request):
+        asked.append(request)
+        if len(asked) == 8:
+            raise RuntimeError("as if killed")
+        return "Facts noted so far."
+
+    broken = FunctionModel(breaks_at_the_eighth, window=2048, identity="model")
+    with Reader(broken, store=store) as reader, pytest.raises(RuntimeError):
+        reader.answer(tale(30), "Q?", **ARGUMENTS)
+    seen: list[Progress] = []
+    with Reader(model(), store=store) as reader:
+        reader.answer(
+            tale(30),
+            "Q?",
+            on_event=lambda e: seen.append(e) if isinstance(e, Progress) else None,
+            **ARGUMENTS,
+        )
+    assert (seen[0].done, seen[0].total, seen[0].seconds_left) == (7, 31, None)
+    assert seen[1].done == 8
+    assert seen[1].seconds_left == pytest.approx(seen[1].seconds * 23)
 
 
 def test_a_finished_run_is_answered_without_a_server(tmp_path):

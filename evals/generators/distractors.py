@@ -7,7 +7,6 @@ holds no accepted answer and bears no title of the question's own passages.
 from __future__ import annotations
 
 import random
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from reader.errors import InvalidOption
 
 from ..item import Item, PassageText
 from ..sets import SHORT
-from .haystack import TOLERANCE
+from .haystack import TOLERANCE, WORD_END
 from .task import GeneratorOptions, Place, generator
 
-_WORD_END = re.compile(r"\S+\s*")
 _ROUNDS = 8
 
 
@@ -142,7 +140,7 @@ def _as_text(passage: PassageText) -> str:
 
 
 def _shortened(passage: PassageText, share: float) -> PassageText:
-    words = _WORD_END.findall(passage.text)
+    words = WORD_END.findall(passage.text)
     text = "".join(words[: round(len(words) * share)]).rstrip()
     return passage.model_copy(update={"text": text})
 

@@ -22,8 +22,15 @@ TOLERANCE = 0.02
 
 _AIM = 0.002
 _ROUNDS = 12
-_SENTENCE_END = re.compile(r"[.!?][\"'\u201d\u2019)\]]*\s+|\n\s*\n\s*")
-_WORD_END = re.compile(r"\S+\s*")
+_SENTENCE_END = re.compile(
+    r"[.!?][\"'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f][\u201d\u2019\uff09]*\s*|\n\s*\n\s*"
+)
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+WORD_END = re.compile(rf"[{_CJK}]\s*|[^\s{_CJK}]+\s*")
+"""A word, or a character of a script without spaces, with the white space after it."""
+_LONGEST = 800  # characters of a sentence; tables and lists have no end of one
+_STRETCH = re.compile(r"[\s\S]{1,400}(?:\s+|\Z)|[\s\S]{1,400}")
+_UNSPACED = 200  # the same where there are no spaces
 
 
 class Hidden(NamedTuple):
@@ -71,9 +78,9 @@ class Haystack:
         ends = [match.end() for match in _SENTENCE_END.finditer(self.text)]
         starts = [0, *ends]
         pieces = [self.text[a:b] for a, b in zip(starts, [*ends, len(self.text)], strict=True)]
-        pieces = [piece for piece in pieces if piece]
-        pieces[-1] += "\n\n"
-        return pieces
+        short = [part for piece in pieces if piece for part in _stretches(piece)]
+        short[-1] += "\n\n"
+        return short
 
     @cached_property
     def _weights(self) -> list[int]:
@@ -118,7 +125,7 @@ class Haystack:
         while left > 0:
             sentence, weight = self.sentences[at], max(self._weights[at], 1)
             if weight > left:
-                words = _WORD_END.findall(sentence)
+                words = WORD_END.findall(sentence)
                 kept = round(len(words) * left / weight)
                 if kept:
                     taken.append("".join(words[:kept]))
@@ -154,6 +161,13 @@ class Haystack:
                 length += len(pieces[index])
         text = "".join(parts).rstrip()
         return Filled(text, self._count([text])[0], tuple(spans), tuple(depths))
+
+
+def _stretches(sentence: str) -> list[str]:
+    """The sentence, in pieces if it is far too long for one."""
+    if not any(c.isspace() for c in sentence.rstrip()):
+        return [sentence[at : at + _UNSPACED] for at in range(0, len(sentence), _UNSPACED)]
+    return _STRETCH.findall(sentence) if len(sentence) > _LONGEST else [sentence]
 
 
 def _nearest(before: Sequence[int], wanted: float) -> int:

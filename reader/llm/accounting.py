@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from reader.budget import Ledger
-from reader.errors import BadReply, LimitReached, ModelError, ModelTimeout
+from reader.errors import BadReply, LimitReached, MissingKey, ModelError, ModelTimeout
 from reader.events import Emit, ModelCalled, UsageChanged, ignore
 from reader.llm.layer import Layer
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, OnToken
@@ -44,7 +44,14 @@ class AccountedModel(Layer):
         except BaseException as failure:
             if isinstance(failure, ModelError) and not isinstance(failure, BadReply | ModelTimeout):
                 used = 0, 0
-            ledger.settle(prompt, completion, prompt=used[0], completion=used[1], failed=True)
+            ledger.settle(
+                prompt,
+                completion,
+                prompt=used[0],
+                completion=used[1],
+                failed=True,
+                sent=not isinstance(failure, MissingKey),
+            )
             self._emit(UsageChanged(usage=ledger.usage()))
             if isinstance(failure, TimeoutError) and limit.expired():
                 raise LimitReached(

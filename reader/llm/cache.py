@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from reader.errors import LimitReached
 from reader.llm.layer import Layer
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, OnToken
 
@@ -35,7 +36,7 @@ class ReplyStore(Protocol):
 
 
 @dataclass(slots=True)
-class _Flight:
+class Flight:
     """A call under way and the number of callers that wait for it."""
 
     task: asyncio.Task[ChatReply]
@@ -52,14 +53,21 @@ class CachedModel(Layer):
         inner: The model to ask.
         store: Where replies are kept.
         on_hit: Told of each reply that cost nothing: from the store, or shared.
+        flights: Calls under way by key, where several runs on one event loop share them.
     """
 
-    def __init__(self, inner: ChatModel, store: ReplyStore, on_hit: OnHit | None = None) -> None:
+    def __init__(
+        self,
+        inner: ChatModel,
+        store: ReplyStore,
+        on_hit: OnHit | None = None,
+        flights: dict[str, Flight] | None = None,
+    ) -> None:
         super().__init__(inner)
         self._store = store
         self._on_hit = on_hit
         self._identity: str | None = None
-        self._flights: dict[str, _Flight] = {}
+        self._flights = {} if flights is None else flights
 
     async def generate(self, request: ChatRequest, on_token: OnToken | None = None) -> ChatReply:
         """Answer from the store or by the model.
@@ -71,15 +79,18 @@ class CachedModel(Layer):
         if self._identity is None:
             self._identity = (await self.inner.info()).identity
         key = reply_key(self._identity, request)
-        flight = self._flights.get(key)
-        if flight is None:
-            stored = decode(self._store.get(key))
-            if stored is not None:
-                return self._hit(request, stored, on_token)
-            task = asyncio.create_task(self._ask(key, request, on_token))
-            flight = self._flights[key] = _Flight(task)
-            return await self._wait(flight)
-        return self._hit(request, await self._wait(flight), on_token)
+        while (flight := self._flights.get(key)) is not None:
+            try:
+                return self._hit(request, await self._wait(key, flight), on_token)
+            except LimitReached:
+                # It was the limit of the run that makes the call, not of this one.
+                continue
+        stored = decode(self._store.get(key))
+        if stored is not None:
+            return self._hit(request, stored, on_token)
+        task = asyncio.create_task(self._ask(key, request, on_token))
+        flight = self._flights[key] = Flight(task)
+        return await self._wait(key, flight)
 
     async def _ask(self, key: str, request: ChatRequest, on_token: OnToken | None) -> ChatReply:
         try:
@@ -88,9 +99,14 @@ class CachedModel(Layer):
                 self._store.put(key, encode(reply))
             return reply
         finally:
+            self._land(key, asyncio.current_task())
+
+    def _land(self, key: str, task: asyncio.Task[Any] | None) -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
             del self._flights[key]
 
-    async def _wait(self, flight: _Flight) -> ChatReply:
+    async def _wait(self, key: str, flight: Flight) -> ChatReply:
         flight.waiting += 1
         try:
             # The call is nobody's own: a caller that is cancelled leaves it to the others.
@@ -98,6 +114,7 @@ class CachedModel(Layer):
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
+                self._land(key, flight.task)  # nobody may join it any more
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
 

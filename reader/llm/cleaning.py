@@ -73,6 +73,8 @@ def strip_reasoning(text: str) -> str:
 
     Thoughts that never end were cut off before the reply began: nothing is left of them.
     """
+    if "<" not in text:
+        return text
     text = _THINK_BLOCK.sub("", text)
     closings = list(_THINK_CLOSE.finditer(text))
     if closings:

@@ -111,11 +111,12 @@ async def _entry(server: Server, model: str | None) -> Mapping[str, Any]:
     )
 
 
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """The choice that is most like the word."""
+def nearest(word: str, choices: Sequence[str], cutoff: float = 0.0) -> str:
+    """The choice that is most like the word; empty where none reaches the cutoff (0 to 100)."""
     from rapidfuzz import fuzz, process
 
-    return str(process.extractOne(word, choices, scorer=fuzz.WRatio)[0])
+    found = process.extractOne(word, choices, scorer=fuzz.WRatio, score_cutoff=cutoff)
+    return str(found[0]) if found else ""
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

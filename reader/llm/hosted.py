@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reader.budget import Price
-from reader.errors import AuthenticationFailed
+from reader.errors import MissingKey
 from reader.llm.served import ServedModel
 from reader.llm.types import ChatRequest, ModelInfo
 
@@ -74,11 +74,11 @@ class HostedModel(ServedModel):
         """A client for the running loop.
 
         Raises:
-            AuthenticationFailed: there is no key.
+            MissingKey: there is no key.
         """
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
         if not key:
-            raise AuthenticationFailed(
+            raise MissingKey(
                 "OpenAI's models need an API key.", hint="Set OPENAI_API_KEY and call again."
             )
         return self.connect(key)

@@ -94,7 +94,7 @@ def _named(
         if kind == "hf":
             return EmbeddedModel.from_hub(rest, folder=folder, on_progress=on_progress)
         return EmbeddedModel.from_catalogue(spec, folder=folder, on_progress=on_progress)
-    raise UnknownModel(f"There is no model {spec!r}.", hint=f"Did you mean {_nearest(spec)!r}?")
+    raise UnknownModel(f"There is no model {spec!r}.", hint=_nearest(spec))
 
 
 def address_and_name(spec: str) -> tuple[str, str | None]:
@@ -118,13 +118,14 @@ def _nearest(spec: str) -> str:
     from reader.llm.discovery import nearest
 
     lower = spec.lower()
+    near = nearest(lower, FORMS, cutoff=60)
     if lower.endswith(".gguf"):
-        return f"gguf:{spec.partition(':')[2] or spec}"
-    if lower.startswith(("gpt-", "chatgpt", "o1", "o3", "o4")):
-        return f"openai:{spec}"
-    if lower.startswith(("localhost", "127.", "0.0.0.0", "//")):  # noqa: S104 - a name to match
-        return f"http://{spec.lstrip('/')}"
-    return nearest(lower, FORMS)
+        near = f"gguf:{spec.partition(':')[2] or spec}"
+    elif lower.startswith(("gpt-", "chatgpt", "o1", "o3", "o4")):
+        near = f"openai:{spec}"
+    elif lower.startswith(("localhost", "127.", "0.0.0.0", "//")):  # noqa: S104 - a name to match
+        near = f"http://{spec.lstrip('/')}"
+    return f"Did you mean {near!r}?" if near else f"Models are named {', '.join(FORMS)}."
 
 
 class FunctionChat:

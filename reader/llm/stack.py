@@ -9,7 +9,7 @@ from reader.budget import Ledger
 from reader.errors import ModelError
 from reader.events import Emit, ignore
 from reader.llm.accounting import AccountedModel
-from reader.llm.cache import CachedModel, ReplyStore
+from reader.llm.cache import CachedModel, Flight, ReplyStore
 from reader.llm.limiter import LimitedModel, Limiter
 from reader.llm.retry import ATTEMPTS, RetryingModel, backoff
 from reader.llm.types import ChatModel
@@ -25,6 +25,7 @@ def build_stack(
     attempts: int = ATTEMPTS,
     wait: Callable[[int, ModelError], float] = backoff,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    flights: dict[str, Flight] | None = None,
 ) -> ChatModel:
     """A model for one run: cache, retry, accounting, limiter, transport, from outside inwards.
 
@@ -40,6 +41,7 @@ def build_stack(
         attempts: Calls made at most for one reply.
         wait: Seconds to wait, from the number of the failed attempt and its error.
         sleep: Waits so many seconds.
+        flights: Calls under way, where runs on one event loop share them.
     """
     accounted = AccountedModel(LimitedModel(transport, limiter), ledger, emit)
     retrying = RetryingModel(
@@ -52,4 +54,4 @@ def build_stack(
     )
     if store is None:
         return retrying
-    return CachedModel(retrying, store, accounted.count_hit)
+    return CachedModel(retrying, store, accounted.count_hit, flights)

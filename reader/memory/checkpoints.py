@@ -7,6 +7,7 @@ with that face: a write takes a fraction of a millisecond.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -19,17 +20,56 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
 )
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from reader.memory.store import Store, quarantine
+from reader.memory.claims import gate
+from reader.memory.store import Store, quarantine, store_error
+
+CHECKSUM_BYTES = 8
+
+
+class SealedSerializer(JsonPlusSerializer):
+    """LangGraph's serializer with a checksum before the bytes."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Type and sealed bytes."""
+        kind, data = super().dumps_typed(obj)
+        return kind, _checksum(data) + data
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value.
+
+        Raises:
+            DamagedCheckpoint: the bytes are not those that were written.
+        """
+        kind, kept = data
+        checksum, rest = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
+        if checksum != _checksum(rest):
+            raise DamagedCheckpoint
+        return super().loads_typed((kind, rest))
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was written; never reaches a caller."""
 
 
 class CheckpointSaver(SqliteSaver):
     """``SqliteSaver`` whose asynchronous methods run the synchronous ones in place."""
 
+    def __init__(self, connection: sqlite3.Connection, notices: list[str]) -> None:
+        super().__init__(connection, serde=SealedSerializer())
+        self._notices = notices
+
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See ``get_tuple``."""
-        return self.get_tuple(config)
+        """See ``get_tuple``; None where the checkpoint is damaged: the run begins anew."""
+        try:
+            return self.get_tuple(config)
+        except DamagedCheckpoint:
+            self._notices.append(
+                "A checkpoint in the store was damaged; the run began anew with its kept replies."
+            )
+            return None
 
     async def alist(
         self, config: RunnableConfig | None, **options: Any
@@ -65,19 +105,26 @@ class CheckpointSaver(SqliteSaver):
 
 def open_saver(store: Store) -> CheckpointSaver:
     """A saver on the store's checkpoint file; a damaged file is moved aside first."""
-    try:
-        return _open(store.checkpoints)
-    except sqlite3.DatabaseError:
-        if store.folder is None:
-            raise
-        aside = quarantine(Path(store.checkpoints))
-        store.notices.append(f"The checkpoints were damaged and moved to {aside.name}.")
-        return _open(store.checkpoints)
+    if store.folder is None:
+        return _open(store)
+    with gate(store.folder):
+        try:
+            return _open(store)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise store_error(error, store.folder) from None
+            aside = quarantine(Path(store.checkpoints))
+            store.notices.append(f"The checkpoints were damaged and moved to {aside.name}.")
+            return _open(store)
 
 
-def _open(path: str) -> CheckpointSaver:
-    connection = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
+def _open(store: Store) -> CheckpointSaver:
+    connection = sqlite3.connect(store.checkpoints, timeout=30.0, check_same_thread=False)
     connection.execute("PRAGMA synchronous = NORMAL")
-    saver = CheckpointSaver(connection)
+    saver = CheckpointSaver(connection, store.notices)
     saver.setup()
     return saver
+
+
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()

@@ -3,7 +3,7 @@
 ``reader.sqlite`` holds model replies, prepared artifacts, runs, their notes and facts, and the
 lengths of replies seen; ``checkpoints.sqlite`` holds LangGraph's checkpoints of unfinished runs.
 Both are safe for several processes and threads. A damaged file is moved aside, reported and made
-anew.
+anew; so is a single row, by the checksum that stands in it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reader.errors import StoreError, StoreFull, StoreUnavailable
+from reader.memory.claims import Claims, gate
+from reader.memory.sealing import sealed, unsealed
 
 if TYPE_CHECKING:
     from reader.memory.checkpoints import CheckpointSaver
 
 SCHEMA_VERSION = 1
+DATABASE = "reader.sqlite"
+CHECKPOINTS = "checkpoints.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT NOT NULL, at REAL NOT NULL)
   WITHOUT ROWID;
@@ -88,6 +92,7 @@ class Store:
         self.notices: list[str] = []
         self._lock = threading.RLock()
         self._saver: CheckpointSaver | None = None
+        self._claims = Claims(self.folder)
         self._open()
 
     @classmethod
@@ -98,6 +103,7 @@ class Store:
         store.notices = []
         store._lock = threading.RLock()
         store._saver = None
+        store._claims = Claims(None)
         store._open()
         return store
 
@@ -113,34 +119,59 @@ class Store:
     @property
     def checkpoints(self) -> str:
         """Path of the checkpoint file, as SQLite takes it."""
-        return ":memory:" if self.folder is None else str(self.folder / "checkpoints.sqlite")
+        return ":memory:" if self.folder is None else str(self.folder / CHECKPOINTS)
 
     def _open(self) -> None:
         if self.folder is None:
-            self._db = _connect(":memory:")
+            self._db = connect(":memory:")
             self._db.executescript(_SCHEMA)
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(f"The store {self.folder} cannot be made: {error}.") from None
-        path = self.folder / "reader.sqlite"
-        with _translated(self.folder):
+        path = self.folder / DATABASE
+        # One process at a time makes the file, or moves a damaged one aside.
+        with _translated(self.folder), gate(self.folder):
             try:
-                self._db = _connect(str(path))
+                self._db = connect(path)
                 self._db.executescript(_SCHEMA)
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
                 self._quarantine(path)
-                self._db = _connect(str(path))
+                self._db = connect(path)
                 self._db.executescript(_SCHEMA)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA_VERSION):
+                self._db.close()
                 self._quarantine(path)
-                self._db = _connect(str(path))
+                self._db = connect(path)
                 self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def claim(self, run_id: str) -> AbstractContextManager[str]:
+        """Say that a run is in progress; gives the id under which it keeps notes and checkpoints.
+
+        That is another one where the same run is in progress already, in whatever process.
+        """
+        return self._claims.claim(run_id)
+
+    def take_notices(self) -> list[str]:
+        """What the store found damaged since it was asked last, in sentences."""
+        with self._lock:
+            taken = list(dict.fromkeys(self.notices))
+            self.notices.clear()
+            return taken
+
+    def _whole(self, row: str, what: str) -> str | None:
+        """The text of a sealed row; one that is damaged is reported."""
+        text = unsealed(row)
+        if text is None:
+            self.notices.append(
+                f"{what} in the store was damaged or of another version; it is made anew."
+            )
+        return text
 
     def _quarantine(self, path: Path) -> None:
         """Move a file that cannot be used aside, with its journals."""
@@ -181,28 +212,24 @@ class Store:
     def get(self, key: str) -> str | None:
         """The reply kept under the key, as JSON."""
         rows = self._read("SELECT record FROM replies WHERE key = ?", (key,))
-        return rows[0][0] if rows else None
+        return self._whole(rows[0][0], "A reply") if rows else None
 
     def put(self, key: str, record: str) -> None:
         """Keep a reply."""
-        self._write_one("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, record, _now()))
+        row = (key, sealed(record), _now())
+        self._write_one("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", row)
 
     # Prepared artifacts ------------------------------------------------------------------
 
     def artifact(self, key: str) -> Any | None:
         """What was prepared under the key; None when nothing, or nothing usable, is there."""
         rows = self._read("SELECT payload FROM artifacts WHERE key = ?", (key,))
-        if not rows:
-            return None
-        try:
-            return json.loads(rows[0][0])
-        except ValueError:
-            self.notices.append("A prepared artifact in the store was damaged; it is made anew.")
-            return None
+        text = self._whole(rows[0][0], "A prepared artifact") if rows else None
+        return None if text is None else json.loads(text)
 
     def keep_artifact(self, key: str, kind: str, payload: Any) -> None:
         """Keep something prepared: JSON values only."""
-        row = (key, kind, json.dumps(payload, separators=(",", ":")), _now())
+        row = (key, kind, sealed(json.dumps(payload, separators=(",", ":"))), _now())
         self._write_one("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)", row)
 
     # Runs and their notes ----------------------------------------------------------------
@@ -222,7 +249,7 @@ class Store:
                 run.question,
                 json.dumps(run.call),
                 json.dumps(run.usage),
-                run.answer,
+                None if run.answer is None else sealed(run.answer),
             ),
         )
 
@@ -239,28 +266,35 @@ class Store:
 
     def _runs(self, clause: str, row: tuple[Any, ...]) -> list[RunRecord]:
         rows = self._read(f"SELECT * FROM runs {clause}", row)  # noqa: S608 (constant clauses)
-        return [
-            RunRecord(
-                id=r[0],
-                at=r[1],
-                state=r[2],
-                strategy=r[3],
-                model=r[4],
-                document=r[5],
-                source=r[6],
-                question=r[7],
-                call=json.loads(r[8]),
-                usage=json.loads(r[9]),
-                answer=r[10],
+        found = []
+        for r in rows:
+            try:
+                call, usage = json.loads(r[8]), json.loads(r[9])
+            except ValueError:
+                self.notices.append(f"The record of run {r[0]} in the store was damaged.")
+                continue
+            found.append(
+                RunRecord(
+                    id=r[0],
+                    at=r[1],
+                    state=r[2],
+                    strategy=r[3],
+                    model=r[4],
+                    document=r[5],
+                    source=r[6],
+                    question=r[7],
+                    call=call,
+                    usage=usage,
+                    answer=None if r[10] is None else self._whole(r[10], "An answer"),
+                )
             )
-            for r in rows
-        ]
+        return found
 
     def keep_notes(self, run: str, path: int, notes: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Keep notes of a run by their position on a path."""
         self._write(
             "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)",
-            [(run, path, pos, json.dumps(note)) for pos, note in notes],
+            [(run, path, pos, sealed(json.dumps(note))) for pos, note in notes],
         )
 
     def notes(self, run: str, path: int | None = None) -> list[tuple[int, int, dict[str, Any]]]:
@@ -268,7 +302,12 @@ class Store:
         clause = "" if path is None else " AND path = ?"
         row: tuple[Any, ...] = (run,) if path is None else (run, path)
         sql = f"SELECT path, pos, note FROM notes WHERE run = ?{clause} ORDER BY path, pos"  # noqa: S608
-        return [(p, pos, json.loads(note)) for p, pos, note in self._read(sql, row)]
+        found = []
+        for at, pos, kept in self._read(sql, row):
+            note = self._whole(kept, "A note")
+            if note is not None:
+                found.append((at, pos, json.loads(note)))
+        return found
 
     def drop_notes(self, run: str) -> None:
         """Forget the notes and facts of a run."""
@@ -279,14 +318,13 @@ class Store:
 
     def keep_changes(self, run: str, path: int, pos: int, changes: str) -> None:
         """Keep what happened to the facts of a path at a position, as JSON."""
-        self._write_one(
-            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", (run, path, pos, changes)
-        )
+        row = (run, path, pos, sealed(changes))
+        self._write_one("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", row)
 
     def changes(self, run: str, path: int) -> list[tuple[int, str]]:
-        """Positions of a path in order, and what happened to its facts there."""
+        """Positions of a path in order, and what happened to its facts there; "" where damaged."""
         sql = "SELECT pos, changes FROM facts WHERE run = ? AND path = ? ORDER BY pos"
-        return [(pos, changes) for pos, changes in self._read(sql, (run, path))]
+        return [(pos, unsealed(row) or "") for pos, row in self._read(sql, (run, path))]
 
     def paths_with_facts(self, run: str) -> list[int]:
         """Paths of a run that have facts, in order."""
@@ -335,9 +373,11 @@ def quarantine(path: Path) -> Path:
     return aside
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def connect(path: str | Path) -> sqlite3.Connection:
+    """A connection to one of the store's files, safe beside other processes."""
     # Autocommit: each statement is its own transaction unless one is opened by hand.
     db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+    db.text_factory = lambda data: data.decode("utf-8", "replace")  # damage is found by its seal
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     return db
