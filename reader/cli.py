@@ -1,4 +1,4 @@
-"""The shell: ``reader ask``, ``estimate``, ``eval``, ``strategies``, ``models``, ``runs``, ``store``.
+"""The shell: ``reader ask``, ``estimate``, ``eval``, ``models``, ``runs``, ``store``, ...
 
 Exit codes: 0 answered; 1 an error of the model, the network or the store; 2 wrong usage (document,
 question, option, strategy, budget); 3 partial (budget, deadline or failed chunks); 4 not found in
