@@ -35,12 +35,12 @@ class EvaluationProgress:
         self._sum = dict.fromkeys(self._done, 0.0)
         self._new = dict.fromkeys(self._done, 0)
         self._failed = dict.fromkeys(self._done, 0)
+        self._seconds = dict.fromkeys(self._done, 0.0)
         self._enabled = enabled
 
     def __enter__(self) -> Self:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
 
         self._console = Console(stderr=True, quiet=not self._enabled)
         self._draws = self._enabled and sys.stderr.isatty()
@@ -48,7 +48,6 @@ class EvaluationProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            Elapsed(),
             TextColumn("{task.fields[said]}", markup=False),
             console=self._console,
             disable=not self._draws,
@@ -63,7 +62,6 @@ class EvaluationProgress:
                 name,
                 total=len(each.batch.items),
                 completed=self._done[each.key],
-                start=False,
                 said="",
             )
         self._bars.start()
@@ -83,11 +81,12 @@ class EvaluationProgress:
         self._new[key] += 1
         self._sum[key] += value
         self._failed[key] += outcome.wrong
-        said = f"score {self._sum[key] / self._new[key]:.2f}"
+        self._seconds[key] += outcome.seconds
+        count = self._new[key]
+        said = f"score {self._sum[key] / count:.2f}, {self._seconds[key] / count:.1f} s a question"
         if self._failed[key]:
             said += f", {self._failed[key]} failed"
         completed = self._done[key] + self._new[key]
-        self._bars.start_task(self._tasks[key])
         self._bars.update(self._tasks[key], completed=completed, said=said)
         if outcome.failure is not None:
             self._say(f"{each.entrant.label}: {outcome.failure.type}: {outcome.failure.message}")

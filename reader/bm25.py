@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
@@ -23,7 +24,9 @@ class BM25Index:
     """An index of passages in memory."""
 
     def __init__(self, passages: Sequence[str]) -> None:
-        import bm25s
+        with warnings.catch_warnings():  # its progress bar warns in notebooks without widgets
+            warnings.simplefilter("ignore")
+            import bm25s
 
         self._size = len(passages)
         tokens = [words(passage) for passage in passages]

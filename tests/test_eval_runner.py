@@ -225,6 +225,33 @@ def test_all_strategies_keep_the_same_budget_of_tokens(evaluate):
     assert len(rows) == 3
 
 
+def test_summaries_choices_and_questions_without_an_answer_run_beside_the_others(evaluate):
+    rows = [
+        question(1, question=None, answers=["a road over the hill"], evidence=None),
+        question(2, choices=["111", "333"], answers=["333"]),
+        question(3, answers=[], evidence=None, meta={"answerable": False}),
+    ]
+    evaluate.questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def reply(body: dict[str, Any]) -> Reply:
+        text = json.dumps(body["messages"])
+        if "fact3" in text:
+            return ok("Not found in the document.")
+        return ok("B" if "fact2" in text else "The road goes over the hill.")
+
+    with LocalServer(reply) as server:
+        done = evaluate(server, "-s", "full", "--no-baselines", "-o", "quotes=false")
+    assert done.exit_code == 0, done.output
+    found = {row.item: row for row in read_rows(evaluate.logs)}
+    assert [found[i].metric for i in ("q/1", "q/2")] == ["rougeL", "choice"]
+    assert found["q/1"].question == ""
+    assert 0 < found["q/1"].quality < 1
+    assert found["q/2"].answer.choice == 1
+    assert found["q/2"].quality == 1.0
+    assert found["q/3"].kind == "not_found"
+    assert found["q/3"].quality == 1.0
+
+
 def test_variants_of_a_strategy_and_seeds_stand_side_by_side(evaluate):
     with LocalServer(default=ok("333.")) as server:
         done = evaluate(

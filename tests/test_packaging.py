@@ -38,6 +38,7 @@ def test_the_wheel_holds_one_import_package_and_all_its_files(built):
         "reader/strategies/prompts/coa/worker.md",
         "reader/strategies/prompts/rag/answer.md",
         "reader/evals/__init__.py",
+        "reader/evals/templates/report.html",
         "reader/evals/item.py",
         "reader/evals/generators/needles.py",
         "reader/evals/prompts/judge/judge.md",
