@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_STEP_CHARACTERS = 700
 MOST_ITEMS = 200
+FEW_DOCUMENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,12 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary]) -> Iterator[str]:
         if one.failures:
             said = ", ".join(f"{one.kinds.get(k, 0)} {k}" for k in ("error", "timeout", "empty"))
             yield f"{one.label}: {one.failures} answers counted as wrong ({said})."
+    documents = len({row.group for row in rows})
+    if documents < FEW_DOCUMENTS:
+        yield (
+            f"Only {documents} documents: a bootstrap over so few makes its intervals too narrow."
+            " Take them for a hint, not for a result."
+        )
     seeds = sorted({row.seed for row in rows})
     if len(seeds) > 1:
         yield f"Seeds: {', '.join(map(str, seeds))}."
