@@ -22,5 +22,5 @@ def test_the_notebook_draws_the_tables_and_pictures(tmp_path):
     assert "text/markdown" in kinds
     assert "text/html" in kinds  # the answer with its evidence
     table = next(o["data"]["text/markdown"] for o in outputs if "text/markdown" in o["data"])
-    for label in ("coa", "quotes", "closed_book", "full", "rag"):
+    for label in ("coa", "closed_book", "full", "rag"):
         assert f"| {label} |" in table

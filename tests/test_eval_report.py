@@ -202,6 +202,7 @@ def test_a_missing_baseline_and_an_unfinished_run_are_said(rows):
     text = report.markdown(report.chapters_of(part))
     assert "Without the baseline closed_book, full" in text
     assert "rag has 7 of 9 answers" in text
+    assert "Only 9 documents" in text
 
 
 def test_every_picture_is_written_twice(rows, tmp_path, monkeypatch):
