@@ -95,7 +95,8 @@ def quality_length(points: Mapping[str, Sequence[Point]], metric: str) -> Figure
             elinewidth=0.5,
             label=_text(label),
         )
-    _logarithmic(axes)
+    lengths = sorted({p.length for found in points.values() for p in found})
+    _logarithmic(axes, lengths[:: max(len(lengths) // 8, 1)])
     axes.set_xlabel("tokens of the document")
     axes.set_ylabel(_text(metric))
     axes.set_ylim(-0.02, 1.02)
@@ -182,12 +183,13 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _logarithmic(axes: Axes) -> None:
-    """A logarithmic axis of tokens with few, plain labels."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+def _logarithmic(axes: Axes, ticks: Sequence[int] = ()) -> None:
+    """A logarithmic axis of tokens with few, plain labels; ``ticks`` where they are known."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=2.0, numticks=8))
+    locator = FixedLocator(ticks) if ticks else LogLocator(base=2.0, numticks=8)
+    axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -17,7 +17,17 @@ from . import plots
 from .plan import BASELINES
 from .results import Row, named_apart, read_rows
 from .statistics import Difference, EffectiveLength
-from .summary import Point, Summary, by, by_length, differences, endurance, grids, summarised
+from .summary import (
+    Point,
+    Summary,
+    by,
+    by_length,
+    differences,
+    endurance,
+    grids,
+    lengths_asked,
+    summarised,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +36,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MOST_STEP_CHARACTERS = 700
 MOST_ITEMS = 200
 FEW_DOCUMENTS = 10
+SPREAD = 1.5  # documents that are all about as long say nothing about length
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,6 @@ class Chapter:
     summaries: Sequence[Summary]
     pictures: Sequence[Picture]
     differences: Mapping[str, Mapping[str, Difference]]
-    lengths: Mapping[str, Sequence[Point]]
     endurance: Mapping[str, EffectiveLength]
     notes: Sequence[str]
     failures: Sequence[Row] = field(default_factory=tuple)
@@ -152,15 +162,16 @@ def _chapter(name: str, rows: Sequence[Row]) -> Chapter:
     compared = dict.fromkeys([*against, best])
     found = {label: diff for label in compared if (diff := differences(rows, label))}
     points = by_length(rows)
-    several = any(len(p) > 1 for p in points.values())
+    lengths = [p.length for found in points.values() for p in found]
+    several = max(lengths) >= SPREAD * min(lengths)
+    ends = endurance(points) if several and lengths_asked(rows) else {}
     return Chapter(
         name=name,
         rows=rows,
         summaries=summaries,
         pictures=tuple(_pictures(name, rows, summaries, found, points if several else {})),
         differences=found,
-        lengths=points if several else {},
-        endurance=endurance(points) if several else {},
+        endurance=ends,
         notes=tuple(_notes(rows, summaries)),
         failures=tuple(row for row in rows if row.failure is not None),
     )

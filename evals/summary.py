@@ -144,6 +144,11 @@ def differences(rows: Iterable[Row], against: str) -> dict[str, Difference]:
     return made
 
 
+def lengths_asked(rows: Iterable[Row]) -> bool:
+    """Whether all documents were generated at a length that was asked for."""
+    return all(isinstance(row.meta.get("length"), int) for row in rows)
+
+
 def by_length(rows: Sequence[Row]) -> dict[str, list[Point]]:
     """Quality by length for each strategy, shortest first.
 
@@ -287,8 +292,7 @@ def _depth(row: Row) -> float:
 def _edges(rows: Sequence[Row]) -> list[int] | None:
     """Upper ends of the ranges of lengths; None where every length stands for itself."""
     lengths = sorted({row.group: row.length for row in rows}.values())
-    asked = all(isinstance(row.meta.get("length"), int) for row in rows)
-    if asked or len(set(lengths)) <= BINS:
+    if lengths_asked(rows) or len(set(lengths)) <= BINS:
         return None
     return [lengths[(n * len(lengths)) // BINS - 1] for n in range(1, BINS)]
 
