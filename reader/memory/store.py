@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,24 +131,34 @@ class Store:
         except OSError as error:
             raise StoreUnavailable(f"The store {self.folder} cannot be made: {error}.") from None
         path = self.folder / DATABASE
+        if path.exists():
+            with suppress(sqlite3.DatabaseError):
+                if self._opened(path) == SCHEMA_VERSION:
+                    return
         # One process at a time makes the file, or moves a damaged one aside.
         with _translated(self.folder), gate(self.folder):
             try:
-                self._db = connect(path)
-                self._db.executescript(_SCHEMA)
+                usable = self._opened(path) in (0, SCHEMA_VERSION)
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
+                usable = False
+            if not usable:
                 self._quarantine(path)
-                self._db = connect(path)
-                self._db.executescript(_SCHEMA)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
-                self._db.close()
-                self._quarantine(path)
-                self._db = connect(path)
-                self._db.executescript(_SCHEMA)
+                self._opened(path)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _opened(self, path: Path) -> int:
+        """Open the file and make what it lacks; returns its version, 0 for a new one."""
+        with ExitStack() as undo:
+            db = connect(path)
+            undo.callback(db.close)
+            version: int = db.execute("PRAGMA user_version").fetchone()[0]
+            if version in (0, SCHEMA_VERSION):
+                db.executescript(_SCHEMA)
+                self._db = db
+                undo.pop_all()
+        return version
 
     def claim(self, run_id: str) -> AbstractContextManager[str]:
         """Say that a run is in progress; gives the id under which it keeps notes and checkpoints.
@@ -378,8 +388,12 @@ def connect(path: str | Path) -> sqlite3.Connection:
     # Autocommit: each statement is its own transaction unless one is opened by hand.
     db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
     db.text_factory = lambda data: data.decode("utf-8", "replace")  # damage is found by its seal
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
     return db
 
 
