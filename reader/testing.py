@@ -32,6 +32,9 @@ Respond: TypeAlias = Callable[[ChatRequest], "str | ChatReply | Awaitable[str | 
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(r"\s*(?:\w+|[^\w\s])")
+_CLASSES = "".join(
+    "w" if re.match(r"\w", chr(c)) else " " if chr(c).isspace() else "." for c in range(128)
+).encode() + bytes(128)
 TURN_TOKENS = 4
 CUE_TOKENS = 3
 
@@ -44,7 +47,7 @@ class WordCounter:
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         """Words and punctuation marks of each text."""
-        return [len(_TOKEN.findall(text)) for text in texts]
+        return [_words(text) for text in texts]
 
     async def count_messages(self, turns: Sequence[tuple[str, str]]) -> int:
         """Those of all turns, with 4 for each turn and 3 for the cue to answer."""
@@ -54,6 +57,14 @@ class WordCounter:
     def tokenizer(self) -> Any | None:
         """None: there is no library behind it."""
         return None
+
+
+def _words(text: str) -> int:
+    if not text.isascii():
+        return len(_TOKEN.findall(text))
+    # A benchmark that counts with this must not measure it: bytes are ten times faster.
+    classes = b" " + text.encode().translate(_CLASSES)
+    return classes.count(b".") + classes.count(b" w") + classes.count(b".w")
 
 
 class ScriptExhaustedError(AssertionError):

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import subprocess
 import sys
 
@@ -152,6 +153,11 @@ def test_the_counter_is_one():
     assert counter.exact
     assert asyncio.run(counter.count(["", "It's 3.5!"])) == [0, 7]
     assert counter.tokenizer() is None
+
+
+@given(st.text(st.characters(max_codepoint=127)) | st.text())
+def test_the_counter_counts_words_and_marks_in_any_text(text):
+    assert asyncio.run(WordCounter().count([text])) == [len(re.findall(r"\w+|[^\w\s]", text))]
 
 
 def test_importing_the_fakes_brings_no_test_library_or_client():
