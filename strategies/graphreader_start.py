@@ -17,6 +17,8 @@ from .graphreader_functions import Starts
 from .graphreader_plan import CALL_FAILED, PROMPTS, Plan
 
 NO_PLAN = "Find the facts that the question asks for."
+EXAMPLE_NAMES = ("Tamsel", "Mill Bridge", "Long Bridge")
+"""Names of the prompt's example. Small models copy it, and would search for bridges."""
 
 
 async def make_plan(reading: Reading) -> tuple[str, int]:
@@ -45,6 +47,9 @@ async def make_plan(reading: Reading) -> tuple[str, int]:
     said = clean(reply.text).strip()
     if is_refusal_or_empty(said):
         reading.warn("The search has no plan: the reply was empty or a refusal.")
+        return NO_PLAN, 1
+    if any(name in said and name not in plan.question for name in EXAMPLE_NAMES):
+        reading.warn("The search has no plan: the reply repeated the example of its prompt.")
         return NO_PLAN, 1
     reading.saw_reply("rational_plan", reply.completion_tokens)
     reading.saw_reply("rational_plan prompt", reply.prompt_tokens)

@@ -37,6 +37,8 @@ from reader.errors import (
 )
 from reader.events import ChunkRead, Progress
 from reader.llm.types import ChatReply
+from reader.strategies.graphreader_plan import PROMPTS
+from reader.strategies.graphreader_start import EXAMPLE_NAMES
 from reader.testing import FunctionModel
 
 # The paper's form ------------------------------------------------------------------------
@@ -546,6 +548,16 @@ def test_a_refused_plan_is_replaced(store, reply):
     answer = run(script, store)
     assert answer.text == "number 333"
     assert "Plan: Find the facts that the question asks for." in script.prompts("facts")[0]
+
+
+def test_a_plan_that_repeats_the_prompts_example_is_replaced(store):
+    echo = "Needed are: 1. when the Mill Bridge over the Tamsel was opened."
+    assert all(name in PROMPTS["rational_plan"].template.template for name in EXAMPLE_NAMES)
+    script = Script(rational_plan=echo)
+    answer = run(script, store)
+    assert answer.text == "number 333"
+    assert "Plan: Find the facts that the question asks for." in script.prompts("facts")[0]
+    assert any("example" in warning for warning in answer.trace.warnings)
 
 
 def test_an_agent_whose_calls_fail_ends_and_the_others_go_on(store, monkeypatch):
