@@ -207,6 +207,8 @@ class SlotReader(Together[OptionsT], Generic[OptionsT]):
             most += end.completion_tokens
         price = reading.ledger.price
         tokens_in, tokens_out = int(prompt), int(completion)
+        full = tokens_in + int(n * (k * form.cap - memory))
+        guessed = f"no reply of this model seen yet; {full:,} tokens in if every slot fills up"
         return Estimate(
             calls=n + k,
             prompt_tokens=tokens_in,
@@ -216,7 +218,7 @@ class SlotReader(Together[OptionsT], Generic[OptionsT]):
             max_completion_tokens=most,
             max_cost=price.cost(tokens_in, most) if price else None,
             exact_counts=reading.info.counter.exact,
-            basis=f"{seen[0]} replies seen" if seen else "no reply of this model seen yet",
+            basis=f"{seen[0]} replies seen" if seen else guessed,
         )
 
     @abstractmethod
