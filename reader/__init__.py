@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from reader.answers import Answer, Citation, Coverage
     from reader.api import (
         aanswer,
+        acompare,
         aestimate,
         answer,
         aopen,
         astream,
+        compare,
         estimate,
         stream,
     )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     )
     from reader.book import Book
     from reader.budget import Budget, Estimate, Price, Usage
+    from reader.comparison import Comparison
     from reader.documents import Document
     from reader.errors import ReaderError
     from reader.memory.store import Store
@@ -37,6 +40,7 @@ _HOMES = {
     "Book": "book",
     "Budget": "budget",
     "Citation": "answers",
+    "Comparison": "comparison",
     "Coverage": "answers",
     "Document": "documents",
     "Estimate": "budget",
@@ -46,10 +50,12 @@ _HOMES = {
     "Store": "memory.store",
     "Usage": "budget",
     "aanswer": "api",
+    "acompare": "api",
     "aestimate": "api",
     "answer": "api",
     "aopen": "api",
     "astream": "api",
+    "compare": "api",
     "estimate": "api",
     "open": "api",
     "stream": "api",
@@ -60,6 +66,7 @@ __all__ = [
     "Book",
     "Budget",
     "Citation",
+    "Comparison",
     "Coverage",
     "Document",
     "Estimate",
@@ -70,10 +77,12 @@ __all__ = [
     "Usage",
     "__version__",
     "aanswer",
+    "acompare",
     "aestimate",
     "answer",
     "aopen",
     "astream",
+    "compare",
     "estimate",
     "stream",
 ]

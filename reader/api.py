@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reader.book import Book
     from reader.budget import Estimate, Price
     from reader.calls import Source
+    from reader.comparison import Comparison, Strategies
     from reader.events import Emit, Event
     from reader.llm.types import ChatModel
     from reader.memory.store import Store
@@ -76,6 +77,34 @@ async def aanswer(
             on_event=on_event,
             **options,
         )
+
+
+def compare(
+    doc: Source,
+    question: str | None,
+    strategies: Strategies,
+    *,
+    model: str | ChatModel | Callable[..., Any] | None = None,
+    store: Store | str | os.PathLike[str] | bool | None = None,
+    **arguments: Any,
+) -> Comparison:
+    """Several strategies on one question, side by side; see ``Reader.compare``."""
+    with Reader(model, store=store) as reader:
+        return reader.compare(doc, question, strategies, **arguments)
+
+
+async def acompare(
+    doc: Source,
+    question: str | None,
+    strategies: Strategies,
+    *,
+    model: str | ChatModel | Callable[..., Any] | None = None,
+    store: Store | str | os.PathLike[str] | bool | None = None,
+    **arguments: Any,
+) -> Comparison:
+    """The asynchronous twin of ``compare``."""
+    async with Reader(model, store=store) as reader:
+        return await reader.acompare(doc, question, strategies, **arguments)
 
 
 def stream(

@@ -11,6 +11,7 @@ from reader.documents import Document
 if TYPE_CHECKING:
     from reader.answers import Answer
     from reader.budget import Estimate
+    from reader.comparison import Comparison, Strategies
     from reader.events import Event
     from reader.session import Reader
 
@@ -58,6 +59,16 @@ class Book:
     ) -> list[Answer]:
         """The asynchronous twin of ``ask_many``."""
         return await self.reader.aanswer_many(self.document, questions, strategy, **arguments)
+
+    def compare(self, question: str | None, strategies: Strategies, **arguments: Any) -> Comparison:
+        """Several strategies on one question, side by side; see ``Reader.compare``."""
+        return self.reader.compare(self.document, question, strategies, **arguments)
+
+    async def acompare(
+        self, question: str | None, strategies: Strategies, **arguments: Any
+    ) -> Comparison:
+        """The asynchronous twin of ``compare``."""
+        return await self.reader.acompare(self.document, question, strategies, **arguments)
 
     def stream(
         self, question: str | None, strategy: str = "coa", **arguments: Any

@@ -91,14 +91,14 @@ def answer_text(answer: Answer, width: int = 88) -> str:
 def answer_html(answer: Answer) -> str:
     """The same as one HTML element: no script, no colours but those of the page around it."""
     parts = [
-        f"<p><small>{_escaped(_STATUS[answer.status])}</small></p>",
-        f'<p style="white-space:pre-wrap;font-size:1.1em">{_escaped(answer.text)}</p>',
+        f"<p><small>{escaped(_STATUS[answer.status])}</small></p>",
+        f'<p style="white-space:pre-wrap;font-size:1.1em">{escaped(answer.text)}</p>',
     ]
     if answer.citations:
         items = (
-            f"<li><small>{_escaped(_place(c))}</small>"
+            f"<li><small>{escaped(_place(c))}</small>"
             '<blockquote style="margin:.2em 0 .6em 0;padding-left:.8em;white-space:pre-wrap;'
-            f'border-left:3px solid currentColor">{_escaped(_shown(c.text))}</blockquote></li>'
+            f'border-left:3px solid currentColor">{escaped(_shown(c.text))}</blockquote></li>'
             for c in answer.citations
         )
         parts.append(f"<ol>{''.join(items)}</ol>")
@@ -114,13 +114,14 @@ def answer_html(answer: Answer) -> str:
             + f' title="{outcome}"></span>'
             for outcome in _strip(answer.coverage)
         )
-        parts.append(f"<div>{cells}</div><small>{_escaped(_coverage(answer.coverage))}</small>")
-    parts += [f"<p><small>! {_escaped(w)}</small></p>" for w in _warnings(answer)]
-    parts.append(f"<p><small>{_escaped(_cost(answer))}</small></p>")
+        parts.append(f"<div>{cells}</div><small>{escaped(_coverage(answer.coverage))}</small>")
+    parts += [f"<p><small>! {escaped(w)}</small></p>" for w in _warnings(answer)]
+    parts.append(f"<p><small>{escaped(_cost(answer))}</small></p>")
     return f'<div style="max-width:50em;text-align:left">{"".join(parts)}</div>'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text of documents and models for HTML."""
     return escape(safe(text))
 
 
@@ -186,12 +187,15 @@ def _warnings(answer: Answer) -> list[str]:
     return [*trace.warnings, dropped]
 
 
+def money(cost: float | None) -> str:
+    """Dollars in words."""
+    if cost is None:
+        return "price not known"
+    return "no charge" if cost == 0 else f"${cost:.{2 if cost >= 1 else 4}f}"
+
+
 def _cost(answer: Answer) -> str:
     usage = answer.usage
-    if usage.cost is None:
-        money = "price not known"
-    else:
-        money = "no charge" if usage.cost == 0 else f"${usage.cost:.{2 if usage.cost >= 1 else 4}f}"
     cached = f" ({usage.cached_calls} more from the store)" if usage.cached_calls else ""
     parts = [
         " ".join(filter(None, [answer.strategy, "with" if answer.model else "", answer.model])),
@@ -199,6 +203,6 @@ def _cost(answer: Answer) -> str:
         f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out",
         f"{usage.seconds:.1f} s",
         f"{usage.depth} in series",
-        money,
+        money(usage.cost),
     ]
     return " · ".join(filter(None, map(safe, parts)))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reader.answers import Answer
     from reader.book import Book
     from reader.calls import Source
+    from reader.comparison import Comparison, Strategies
 
 
 class Reader:
@@ -101,6 +102,33 @@ class Reader:
             emit(Done(answer=known))
             return known
         return await execute(call, await self._share(call, emit), emit)
+
+    async def acompare(
+        self,
+        doc: Source,
+        question: str | None,
+        strategies: Strategies,
+        *,
+        choices: Sequence[str] | None = None,
+        budget: BudgetLike = None,
+        deadline: float | None = None,
+        on_event: Emit | None = None,
+        **options: Any,
+    ) -> Comparison:
+        """See ``compare``."""
+        from reader.comparison import compared
+
+        return await compared(
+            self,
+            doc,
+            question,
+            strategies,
+            choices=choices,
+            budget=budget,
+            deadline=deadline,
+            on_event=on_event,
+            options=options,
+        )
 
     async def aanswer_many(
         self,
@@ -265,6 +293,53 @@ class Reader:
                 doc,
                 question,
                 strategy,
+                choices=choices,
+                budget=budget,
+                deadline=deadline,
+                on_event=on_event,
+                **options,
+            )
+        )
+
+    def compare(
+        self,
+        doc: Source,
+        question: str | None,
+        strategies: Strategies,
+        *,
+        choices: Sequence[str] | None = None,
+        budget: BudgetLike = None,
+        deadline: float | None = None,
+        on_event: Emit | None = None,
+        **options: Any,
+    ) -> Comparison:
+        """Answer a question with several strategies, one after another, under the same budget.
+
+        Args:
+            doc: As in ``answer``.
+            question: As in ``answer``.
+            strategies: Names, or labels with the options of each, where the strategy's name is
+                one of them unless it is the label:
+                ``{"coa": {}, "checked": {"strategy": "coa", "preset": "evidence"}}``.
+            choices: As in ``answer``.
+            budget: Limits of each strategy, not of all together.
+            deadline: Seconds for each strategy.
+            on_event: Called with the events of each.
+            options: Given to every strategy that has them.
+
+        Returns:
+            The answers side by side, and which of them agree. A strategy that ends with an error
+            of its own has that instead of an answer.
+
+        Raises:
+            ReaderError: what is wrong for all of them, an unknown strategy or option among it;
+                then before any call.
+        """
+        return self._portal.run(
+            lambda: self.acompare(
+                doc,
+                question,
+                strategies,
                 choices=choices,
                 budget=budget,
                 deadline=deadline,
