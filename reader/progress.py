@@ -91,7 +91,7 @@ class TerminalProgress:
             return
         elif isinstance(event, Progress):
             left = event.seconds_left
-            said = "" if left is None else f"about {_minutes(left)} left"
+            said = "" if left is None else f"about {minutes(left)} left"
             self._bars.update(self._task, completed=event.done, total=event.total, left=said)
         elif isinstance(event, ChunkRead):
             self._bars.update(self._task, description=f"Read chunk {event.chunk + 1}")
@@ -101,6 +101,7 @@ class TerminalProgress:
             self._bars.update(self._task, description=event.purpose.capitalize())
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A time in words."""
     whole = round(seconds)
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

@@ -82,7 +82,7 @@ def answer_text(answer: Answer, width: int = 88) -> str:
     from rich.console import Console
 
     out = StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False).print(
+    Console(file=out, width=width, color_system=None, force_jupyter=False).print(
         answer_panel(answer)
     )
     return out.getvalue().rstrip("\n")

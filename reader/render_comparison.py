@@ -42,7 +42,7 @@ def comparison_text(comparison: Comparison, width: int = 110) -> str:
     from rich.console import Console
 
     out = StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False).print(
+    Console(file=out, width=width, color_system=None, force_jupyter=False).print(
         comparison_table(comparison)
     )
     return out.getvalue().rstrip("\n")

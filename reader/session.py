@@ -22,6 +22,7 @@ from reader.llm.resolve import open_model
 from reader.llm.types import ChatModel, Identified
 from reader.many import estimate_many, execute_many, known_answers
 from reader.memory.store import Store
+from reader.notebook import downloads, listening
 from reader.portal import Portal
 from reader.run import Shared, execute, known_answer
 from reader.run import estimate as estimate_call
@@ -62,7 +63,7 @@ class Reader:
         on_download: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self._spec = model if isinstance(model, str) else None if model is not None else "embedded"
-        self._model = open_model(model, api_key=api_key, on_progress=on_download)
+        self._model = open_model(model, api_key=api_key, on_progress=downloads(on_download))
         self._chosen = model is not None
         self._owns_model = isinstance(model, str) or model is None
         self._owns_store = not isinstance(store, Store)
@@ -96,12 +97,12 @@ class Reader:
             deadline=deadline,
             options=options,
         )
-        emit = on_event or ignore
-        known = known_answer(call, self.store, await self._identity(call))
-        if known is not None:
-            emit(Done(answer=known))
-            return known
-        return await execute(call, await self._share(call, emit), emit)
+        with listening(on_event) as emit:
+            known = known_answer(call, self.store, await self._identity(call))
+            if known is not None:
+                emit(Done(answer=known))
+                return known
+            return await execute(call, await self._share(call, emit), emit)
 
     async def acompare(
         self,
@@ -154,16 +155,16 @@ class Reader:
         )
         if not calls:
             return []
-        emit = on_event or ignore
         distinct = list({call.place: call for call in calls}.values())
-        known = known_answers(distinct, self.store, await self._identity(calls[0]))
-        found = [answer for answer in known if answer is not None]
-        if len(found) < len(distinct):
-            shared = await self._share(calls[0], emit)
-            found = await execute_many(distinct, shared, emit)
-        else:
-            for answer in found:
-                emit(Done(answer=answer))
+        with listening(on_event) as emit:
+            known = known_answers(distinct, self.store, await self._identity(calls[0]))
+            found = [answer for answer in known if answer is not None]
+            if len(found) < len(distinct):
+                shared = await self._share(calls[0], emit)
+                found = await execute_many(distinct, shared, emit)
+            else:
+                for answer in found:
+                    emit(Done(answer=answer))
         return [found[call.place] for call in calls]
 
     async def astream(
@@ -277,7 +278,8 @@ class Reader:
             budget: Limits that are never passed: ``Budget(calls=, tokens=, usd=)``, the same as a
                 mapping, or ``"calls=20,usd=0.10"``.
             deadline: Seconds after which the best answer so far is given.
-            on_event: Called with each event, in the thread that runs the call.
+            on_event: Called with each event, in the thread that runs the call. None draws a bar
+                in a notebook (``reader.notebook``) and nothing elsewhere.
             options: Those of the strategy, and ``window``, ``chunk_tokens``, ``concurrency``.
 
         Returns:
