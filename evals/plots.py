@@ -43,7 +43,10 @@ def quality_bars(summaries: Sequence[Summary]) -> Figure:
 
 
 def quality_cost(summaries: Sequence[Summary], *, dollars: bool = False) -> Figure:
-    """Quality against tokens a question (or dollars), with the frontier drawn."""
+    """Quality against tokens a question (or dollars), with the frontier drawn.
+
+    A strategy whose costs are known of no question is left out.
+    """
     figure, axes = _figure(height=4.4)
 
     def x(one: Summary) -> float:
@@ -51,6 +54,8 @@ def quality_cost(summaries: Sequence[Summary], *, dollars: bool = False) -> Figu
 
     styles = _styles(s.label for s in summaries)
     for one in summaries:
+        if not one.counted:
+            continue
         axes.errorbar(
             x(one),
             one.quality.mean,

@@ -288,19 +288,22 @@ def cells(one: Summary) -> list[str]:
     def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
+    def cost(value: str) -> str:
+        return value if one.counted else "-"
+
     return [
         one.label,
         f"{quality.mean:.3f}",
         f"{quality.low:.3f} to {quality.high:.3f}",
         share(None if one.recall is None else one.recall.mean),
         share(None if one.precision is None else one.precision.mean),
-        f"{one.calls:.1f}",
-        f"{one.depth:.1f}",
-        f"{one.prompt_tokens:,.0f}",
-        f"{one.completion_tokens:,.0f}",
-        f"{one.cached_tokens:,.0f}",
-        "unknown" if one.cost is None else f"{one.cost:.4f}",
-        f"{one.seconds:.1f}",
+        cost(f"{one.calls:.1f}"),
+        cost(f"{one.depth:.1f}"),
+        cost(f"{one.prompt_tokens:,.0f}"),
+        cost(f"{one.completion_tokens:,.0f}"),
+        cost(f"{one.cached_tokens:,.0f}"),
+        cost("unknown" if one.cost is None else f"{one.cost:.4f}"),
+        cost(f"{one.seconds:.1f}"),
         "-" if one.invalid is None else f"{one.invalid:.0%}",
         f"{one.failures} of {quality.n}",
     ]

@@ -197,7 +197,8 @@ def grids(rows: Iterable[Row]) -> dict[str, Grid]:
 def frontier(summaries: Sequence[Summary]) -> list[Summary]:
     """Those that no other beats in quality at the same tokens or fewer, the cheapest first."""
     kept: list[Summary] = []
-    for one in sorted(summaries, key=lambda s: (s.tokens, -s.quality.mean)):
+    priced = [one for one in summaries if one.counted]
+    for one in sorted(priced, key=lambda s: (s.tokens, -s.quality.mean)):
         if not kept or one.quality.mean > kept[-1].quality.mean:
             kept.append(one)
     return kept
@@ -217,9 +218,11 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Table:
             one.label,
             f"{one.quality.mean:.3f}",
             f"{one.quality.low:.2f}-{one.quality.high:.2f}",
-            f"{one.calls:.1f}",
-            f"{one.tokens:,.0f}",
-            f"{one.seconds:.1f}",
+            *(
+                (f"{one.calls:.1f}", f"{one.tokens:,.0f}", f"{one.seconds:.1f}")
+                if one.counted
+                else ("-", "-", "-")
+            ),
             f"{one.failures} of {one.quality.n}",
         )
     return table

@@ -275,7 +275,7 @@ class LocalServer:
                 extra = {"owned_by": "llamacpp", "meta": {"n_ctx_train": 8 * self.window}}
             return as_json({"data": [{"id": m, "object": "model", **extra} for m in self.models]})
         if self.dialect == "vllm" and path == "/tokenize":
-            text = body.get("prompt") or _rendered(body["messages"])
+            text = body["prompt"] if "prompt" in body else _rendered(body["messages"])
             return as_json({"count": len(text.split()), "max_model_len": self.window})
         if self.dialect == "llama.cpp":
             if path == "/tokenize":

@@ -8,19 +8,30 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from reader.answers import Answer, Citation, Step, Trace
 from reader.budget import Usage
 from reader.evals import report
 from reader.evals.evidence import EvidenceScore
 from reader.evals.outcome import Failure
+from reader.evals.report import cells
 from reader.evals.results import NoLogs, Row, named_apart
-from reader.evals.summary import by_length, differences, endurance, frontier, grids, summarised
+from reader.evals.summary import (
+    by_length,
+    differences,
+    endurance,
+    frontier,
+    grids,
+    summarised,
+    summary_table,
+)
 
 NASTY = "<script>alert('x')</script><img src=http://127.0.0.1:9/x>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -111,6 +122,19 @@ def test_a_summary_has_the_means_and_what_they_are_means_of(rows):
     assert one.invented == 0.25
     assert one.cost == 0.001
     assert one.precision is None
+
+
+def test_costs_that_nobody_knows_are_not_nought(rows):
+    resumed = [r.model_copy(update={"usage": None}) if r.label == "coa" else r for r in rows]
+    summaries = summarised(resumed)
+    one = {s.label: s for s in summaries}["coa"]
+    assert one.counted == 0
+    assert cells(one)[5:12] == ["-"] * 7
+    assert "coa" not in [s.label for s in frontier(summaries)]
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(summary_table(summaries, "needle"))
+    [line] = [text for text in console.export_text().splitlines() if " coa " in text]
+    assert [cell.strip() for cell in line.split("│")][4:7] == ["-", "-", "-"]
 
 
 def test_differences_are_paired_over_the_same_questions(rows):

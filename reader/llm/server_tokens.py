@@ -51,6 +51,8 @@ class ServerTokenCounter:
         slots = asyncio.Semaphore(IN_FLIGHT)
 
         async def one(text: str) -> int:
+            if not text:
+                return 0
             async with slots:
                 return await self._count(text, special=False)
 
