@@ -23,7 +23,7 @@ from reader.llm.types import ChatModel, Identified
 from reader.many import estimate_many, execute_many, known_answers
 from reader.memory.store import Store
 from reader.portal import Portal
-from reader.run import Shared, execute, known_answer
+from reader.run import Machine, Shared, execute, known_answer
 from reader.run import estimate as estimate_call
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ class Reader:
 
     Args:
         model: ``"openai:NAME"``, ``"http://HOST:PORT/v1"`` (optionally ``#NAME``), ``"gguf:PATH"``,
-            ``"hf:REPO/FILE"``, ``"embedded"``, ``"embedded:large"``, ``"embedded:tiny"``, or an
-            object of your own. None is ``"embedded"``: a small model run in this process.
+            ``"hf:REPO/FILE"``, ``"embedded"``, ``"embedded:large"``, ``"embedded:tiny"``, a chat
+            model of LangChain, or an object of your own. None is ``"embedded"``: a small model run
+            in this process.
         store: A folder, a ``Store``, or False to keep nothing; None is the user's cache.
         price: Dollars per million tokens, where the library does not know them.
         requests_per_minute: Limit of the endpoint, where it has one.
@@ -95,12 +96,23 @@ class Reader:
             deadline=deadline,
             options=options,
         )
-        emit = on_event or ignore
+        return await self.arun(call, on_event or ignore)
+
+    async def arun(self, call: Call, emit: Emit = ignore, machine: Machine | None = None) -> Answer:
+        """Answer a checked call; for integrations, which may run its state machine themselves.
+
+        Raises:
+            ReaderError: as in ``answer``.
+        """
         known = known_answer(call, self.store, await self._identity(call))
         if known is not None:
             emit(Done(answer=known))
             return known
-        return await execute(call, await self._share(call, emit), emit)
+        return await execute(call, await self._share(call, emit), emit, machine)
+
+    def run(self, call: Call, emit: Emit = ignore, machine: Machine | None = None) -> Answer:
+        """The synchronous twin of ``arun``."""
+        return self._portal.run(lambda: self.arun(call, emit, machine))
 
     async def aanswer_many(
         self,
