@@ -70,7 +70,7 @@ class Reader:
         self._price = price
         self._rate = requests_per_minute
         self._shared: WeakKeyDictionary[Any, dict[int, Shared]] = WeakKeyDictionary()
-        self._portal = Portal()
+        self.portal = Portal()
 
     # Asynchronous face -------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Reader:
 
     def run(self, call: Call, emit: Emit = ignore, machine: Machine | None = None) -> Answer:
         """The synchronous twin of ``arun``."""
-        return self._portal.run(lambda: self.arun(call, emit, machine))
+        return self.portal.run(lambda: self.arun(call, emit, machine))
 
     async def aanswer_many(
         self,
@@ -272,7 +272,7 @@ class Reader:
             ReaderError: something that the caller must mend; ``error.hint`` says how,
                 ``error.spent`` what was used. The same call again resumes.
         """
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aanswer(
                 doc,
                 question,
@@ -325,7 +325,7 @@ class Reader:
         Raises:
             ReaderError: as in ``answer``; an empty question is one before any call.
         """
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aanswer_many(
                 doc,
                 questions,
@@ -356,7 +356,7 @@ class Reader:
         Leaving the loop early stops the run; the same call later resumes it.
         """
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        future = self._portal.start(
+        future = self.portal.start(
             lambda: self.aanswer(doc, question, strategy, on_event=events.put, **arguments)
         )
         future.add_done_callback(lambda _: events.put(None))
@@ -377,7 +377,7 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """Calls, tokens, calls in series and money of a run, before any call."""
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aestimate(doc, question, strategy, choices=choices, **options)
         )
 
@@ -391,7 +391,7 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """The same for ``answer_many``; ``basis`` says how the questions are read."""
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aestimate_many(doc, questions, strategy, choices=choices, **options)
         )
 
@@ -401,13 +401,13 @@ class Reader:
         Raises:
             RunNotFound: no such run, or its document was not a file.
         """
-        return self._portal.run(lambda: self.aresume(run_id, on_event=on_event, **limits))
+        return self.portal.run(lambda: self.aresume(run_id, on_event=on_event, **limits))
 
     def close(self) -> None:
         """Free model and store; what a caller passed in stays open."""
         if self._owns_model:
-            self._portal.run(self.aclose)
-        self._portal.close()
+            self.portal.run(self.aclose)
+        self.portal.close()
         if self._owns_store:
             self.store.close()
 
@@ -432,7 +432,7 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-        await asyncio.to_thread(self._portal.close)
+        await asyncio.to_thread(self.portal.close)
         if self._owns_store:
             self.store.close()
 
