@@ -171,11 +171,16 @@ def test_another_threads_notes_are_not_taken_for_this_ones(book, store, monkeypa
 
         return says(breaks)
 
-    for thread, calls in (("one", 3), ("two", 0)):
+    def break_off(thread: str, calls: int) -> None:
         with Reader(broken_after(calls), store=store) as r, pytest.raises(RuntimeError):
             parent(reading_graph("coa", r), saver).invoke(
                 start(str(book)), {"configurable": {"thread_id": thread}}, durability="sync"
             )
+
+    break_off("one", 3)
+    with monkeypatch.context() as forgetful:
+        forgetful.setattr(Store, "get", lambda self, key: None)
+        break_off("two", 0)  # before its first chunk: the notes of thread one are gone
     with Reader(says("Facts noted so far."), store=store) as r:
         graph = parent(reading_graph("coa", r), saver)
         out = graph.invoke(None, {"configurable": {"thread_id": "one"}})

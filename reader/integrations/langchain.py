@@ -27,7 +27,9 @@ from reader.session import Reader
 
 try:
     from langchain_core.callbacks import (
+        AsyncCallbackManagerForChainRun,
         AsyncCallbackManagerForRetrieverRun,
+        CallbackManagerForChainRun,
         CallbackManagerForRetrieverRun,
         adispatch_custom_event,
         dispatch_custom_event,
@@ -282,7 +284,9 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
 
     # Inside ------------------------------------------------------------------------------
 
-    def _invoke(self, value: Any, config: RunnableConfig) -> dict[str, Any]:
+    def _invoke(
+        self, value: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> dict[str, Any]:
         question, loaded = self._asked(value)
         for event in self.reader.stream(loaded.document, question, **self._arguments()):
             if isinstance(event, Progress):
@@ -291,7 +295,9 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
                 return self._output(question, event.answer, loaded)
         raise AssertionError("a reading ends with its answer or an error")
 
-    async def _ainvoke(self, value: Any, config: RunnableConfig) -> dict[str, Any]:
+    async def _ainvoke(
+        self, value: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> dict[str, Any]:
         question, loaded = self._asked(value)
         async for event in self.reader.astream(loaded.document, question, **self._arguments()):
             if isinstance(event, Progress):
@@ -300,7 +306,9 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
                 answer = event.answer
         return self._output(question, answer, loaded)
 
-    def _pieces(self, inputs: Iterator[Any], config: RunnableConfig) -> Iterator[dict[str, Any]]:
+    def _pieces(
+        self, inputs: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Iterator[dict[str, Any]]:
         for value in inputs:
             question, loaded = self._asked(value)
             yield AddableDict(question=question)
@@ -314,7 +322,10 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
                     yield self._end(event.answer, loaded)
 
     async def _apieces(
-        self, inputs: AsyncIterator[Any], config: RunnableConfig
+        self,
+        inputs: AsyncIterator[Any],
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
     ) -> AsyncIterator[dict[str, Any]]:
         async for value in inputs:
             question, loaded = self._asked(value)
