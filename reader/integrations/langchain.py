@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
+from reader.answers import Answer
 from reader.documents import Document
 from reader.errors import EmptyDocument, InvalidOption, MissingExtra, ReaderError
 from reader.events import AnswerToken, Done, Event, Progress
@@ -43,9 +44,6 @@ except ImportError as error:
     raise MissingExtra(
         "LangChain is not installed, or too old.", hint="pip install 'longdoc-reader[langchain]'"
     ) from error
-
-if TYPE_CHECKING:
-    from reader.answers import Answer
 
 __all__ = ["PROGRESS", "ReadingChain", "ReadingRetriever", "as_document", "reading_tool"]
 
