@@ -106,9 +106,7 @@ def test_the_reranker_stands_in_a_query_engine_of_llamaindex(monkeypatch):
 
     engine = RetrieverQueryEngine(
         Fixed(),
-        get_response_synthesizer(
-            response_mode=ResponseMode.NO_TEXT, callback_manager=CallbackManager([])
-        ),
+        get_response_synthesizer(response_mode=ResponseMode.NO_TEXT),
         node_postprocessors=[AttentionRerank(scorer=WordAttention(), table=TABLE, top_n=1)],
     )
     [found] = engine.query("Who was the keeper of the lighthouse?").source_nodes
