@@ -41,6 +41,7 @@ def mcp(
 ) -> None:
     """Serve tools to agents over MCP: open a document, estimate, ask, ask many, text around."""
     import asyncio
+    import logging
 
     from reader.budget import Budget
     from reader.errors import InvalidOption
@@ -58,6 +59,8 @@ def mcp(
     async def serve() -> None:
         async with Reader(model, store=store) as reader:
             server = build_server(reader, shelf, strategy=strategy, limits=limits, options=options)
+            for handler in logging.getLogger().handlers:  # the SDK's, on standard error
+                handler.setLevel(logging.WARNING)  # some libraries log at a level of their own
             await server.run_stdio_async()
 
     asyncio.run(serve())

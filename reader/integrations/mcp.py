@@ -271,7 +271,10 @@ def build_server(
         """What one or several questions would take: calls, tokens, money. Makes no model call."""
         with _told():
             document = await shelf.document(path)
-            return await reader.aestimate_many(document, questions, **arguments(strategy))
+            settings = arguments(strategy)
+            if len(questions) == 1:
+                return await reader.aestimate(document, questions[0], **settings)
+            return await reader.aestimate_many(document, questions, **settings)
 
     @server.tool(annotations=only_reads)
     async def ask(
