@@ -24,8 +24,10 @@ MOST_TURNS = 8
 async def agent(folder: str, task: str, address: str, model: str) -> str:
     server = StdioServerParameters(
         command=sys.executable,
-        args=["-c", "from reader.cli import main; main()"]  # what the command `reader` runs
-        + ["mcp", "--allow", folder, "--model", f"{address}#{model}", "--budget", "calls=40"],
+        args=[
+            *("-c", "from reader.cli import main; main()"),  # what the command `reader` runs
+            *("mcp", "--allow", folder, "--model", f"{address}#{model}", "--budget", "calls=40"),
+        ],
         env=dict(os.environ),
     )
     names = ", ".join(sorted(os.listdir(folder)))
