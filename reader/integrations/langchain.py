@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from reader.answers import Answer
-from reader.documents import Document
-from reader.errors import EmptyDocument, InvalidOption, MissingExtra, ReaderError
+from reader.errors import InvalidOption, MissingExtra, ReaderError
 from reader.events import AnswerToken, Done, Event, Progress
-from reader.integrations.passages import passages, told
+from reader.integrations.passages import told
 from reader.session import Reader
 
 try:
@@ -40,6 +39,8 @@ try:
     from langchain_core.runnables import RunnableConfig, RunnableSerializable
     from langchain_core.runnables.utils import AddableDict
     from langchain_core.tools import StructuredTool, ToolException
+
+    from reader.integrations.langchain_documents import Loaded, as_document, evidence, load
 except ImportError as error:
     raise MissingExtra(
         "LangChain is not installed, or too old.", hint="pip install 'longdoc-reader[langchain]'"
@@ -49,72 +50,6 @@ __all__ = ["PROGRESS", "ReadingChain", "ReadingRetriever", "as_document", "readi
 
 PROGRESS = "reading_progress"
 """Name of the custom event that tells how far a reading is: done, total, seconds, seconds_left."""
-_OURS = ("start", "end", "match", "run_id", "quote")
-
-
-def as_document(documents: Sequence[LangChainDocument]) -> Document:
-    """LangChain documents as one document to read, each a part named by its ``source``.
-
-    Blank ones are left out; a name that occurs twice gets a number.
-
-    Raises:
-        EmptyDocument: no text in any of them.
-    """
-    return _joined(documents).document
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """What is read, and the metadata that its parts came with; repr shows none of it."""
-
-    document: Document
-    metadata: tuple[Mapping[str, Any], ...] = ()
-
-    def __repr__(self) -> str:
-        return repr(self.document)
-
-
-def _joined(documents: Sequence[LangChainDocument]) -> _Loaded:
-    kept = [d for d in documents if d.page_content.strip()]
-    if not kept:
-        raise EmptyDocument("There is no text in the documents.", hint="Check their loader.")
-    made = [
-        Document.from_text(
-            d.page_content,
-            name=str(d.metadata.get("source") or "text"),
-            title=str(d.metadata["title"]) if d.metadata.get("title") else None,
-        )
-        for d in kept
-    ]
-    return _Loaded(Document.collection(made), tuple(d.metadata for d in kept))
-
-
-def _loaded(source: Any) -> _Loaded:
-    if isinstance(source, _Loaded):
-        return source
-    if isinstance(source, LangChainDocument):
-        source = [source]
-    if isinstance(source, list | tuple) and source and isinstance(source[0], LangChainDocument):
-        return _joined(source)
-    return _Loaded(Document.load(source))
-
-
-def _evidence(
-    answer: Answer, loaded: _Loaded, k: int | None, around: int
-) -> list[LangChainDocument]:
-    found = []
-    for passage in passages(answer, loaded.document, k=k, around=around):
-        theirs = loaded.metadata[passage.part] if loaded.metadata else {}
-        ours = {name: passage.metadata[name] for name in _OURS if name in passage.metadata}
-        place = f"{loaded.document.sha256[:16]}:{passage.part}:{ours['start']}-{ours['end']}"
-        found.append(
-            LangChainDocument(
-                id=place,
-                page_content=passage.text,
-                metadata={**passage.metadata, **theirs, **ours},
-            )
-        )
-    return found
 
 
 class ReadingRetriever(BaseRetriever):
@@ -147,7 +82,7 @@ class ReadingRetriever(BaseRetriever):
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the document once."""
-        self.document = _loaded(self.document)
+        self.document = load(self.document)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
@@ -160,7 +95,7 @@ class ReadingRetriever(BaseRetriever):
             deadline=self.deadline,
             **self.options,
         )
-        return _evidence(answer, self.document, self.k, self.around)
+        return evidence(answer, self.document, self.k, self.around)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
@@ -173,7 +108,7 @@ class ReadingRetriever(BaseRetriever):
             deadline=self.deadline,
             **self.options,
         )
-        return _evidence(answer, self.document, self.k, self.around)
+        return evidence(answer, self.document, self.k, self.around)
 
 
 class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
@@ -205,7 +140,7 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
     def model_post_init(self, context: Any, /) -> None:
         """Load the document once."""
         if self.document is not None:
-            self.document = _loaded(self.document)
+            self.document = load(self.document)
 
     def invoke(
         self,
@@ -387,7 +322,7 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
             for place, question, answer in zip(group.places, group.questions, answers, strict=True)
         }
 
-    def _asked(self, value: Any) -> tuple[str, _Loaded]:
+    def _asked(self, value: Any) -> tuple[str, Loaded]:
         asked = value if isinstance(value, Mapping) else {"question": value}
         question, document = asked.get("question"), asked.get("document") or self.document
         if not isinstance(question, str):
@@ -399,24 +334,24 @@ class ReadingChain(RunnableSerializable[Any, dict[str, Any]]):
                 "There is no document to read.",
                 hint="Pass document= to ReadingChain, or in the input beside the question.",
             )
-        return question, _loaded(document)
+        return question, load(document)
 
     def _arguments(self) -> dict[str, Any]:
         limits = {"budget": self.budget, "deadline": self.deadline}
         return {"strategy": self.strategy, **limits, **self.options}
 
-    def _output(self, question: str, answer: Answer, loaded: _Loaded) -> dict[str, Any]:
+    def _output(self, question: str, answer: Answer, loaded: Loaded) -> dict[str, Any]:
         return AddableDict(question=question, answer=answer.text) + self._end(answer, loaded)
 
-    def _end(self, answer: Answer, loaded: _Loaded) -> AddableDict:
-        return AddableDict(context=_evidence(answer, loaded, self.k, self.around), reading=answer)
+    def _end(self, answer: Answer, loaded: Loaded) -> AddableDict:
+        return AddableDict(context=evidence(answer, loaded, self.k, self.around), reading=answer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Questions about one document, and their places in a batch."""
 
-    loaded: _Loaded
+    loaded: Loaded
     places: list[int]
     questions: list[str]
 
@@ -476,7 +411,7 @@ def reading_tool(
     Raises:
         DocumentError: the document cannot be read.
     """
-    loaded = _loaded(document)
+    loaded = load(document)
     found = loaded.document
     arguments = {"strategy": strategy, "budget": budget, "deadline": deadline, **options}
 
