@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reader.cli_mcp import mcp
 from reader.cli_store import store_app
 from reader.errors import InputError, InvalidOption, ReaderError, RunNotFound
 
@@ -37,6 +38,7 @@ app.add_typer(strategies_app, name="strategies")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
+app.command()(mcp)
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
 INTERRUPTED = 130

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reader.answers import Answer, Coverage, Trace
 from reader.budget import Estimate, Ledger, Price, Usage, divided
@@ -40,6 +40,10 @@ class Shared:
     chunk_cache: ChunkCache = field(default_factory=ChunkCache)
     flights: dict[str, Flight] = field(default_factory=dict)
     alone: KeyedLocks = field(default_factory=KeyedLocks)
+
+
+Machine: TypeAlias = Callable[[Strategy[Any], Reading, Shared, bool], Awaitable[dict[str, Any]]]
+"""Runs a strategy's graph to its last state; the flag says that an earlier run goes on."""
 
 
 def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
@@ -98,8 +102,14 @@ class Run:
     emit: Emit
 
 
-async def execute(call: Call, shared: Shared, emit: Emit) -> Answer:
+async def execute(call: Call, shared: Shared, emit: Emit, machine: Machine | None = None) -> Answer:
     """Run the call to its answer.
+
+    Args:
+        call: What was asked.
+        shared: What all runs share.
+        emit: Gets the events.
+        machine: Runs the graph; ``drive`` by default, which keeps checkpoints in the store.
 
     Raises:
         ReaderError: with what was spent and the id under which it resumes.
@@ -108,7 +118,7 @@ async def execute(call: Call, shared: Shared, emit: Emit) -> Answer:
     async with prepared((call,), shared, emit, ledger) as run:
         with reported(ledger, run.calls[0].run_id(shared.info.identity)):
             check_budget(call.budget, run.closings[0], run.reading)
-        [answer] = await carry_out(run)
+        [answer] = await carry_out(run, machine)
         return answer
 
 
@@ -163,7 +173,7 @@ async def prepared(
         )
 
 
-async def carry_out(run: Run) -> list[Answer]:
+async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
     """Run the state machine to the answers, one for each call.
 
     What the pass as a whole used is divided evenly among the answers, what was used for one
@@ -193,7 +203,7 @@ async def carry_out(run: Run) -> list[Answer]:
             )
             _warn_of_damage(run)
             _keep(run, "running")
-            state = await _drive(strategy, reading, shared, resumed)
+            state = await (machine or drive)(strategy, reading, shared, resumed)
             _warn_of_damage(run)
             outcomes = [strategy.outcome(state, part) for part in run.parts]
             answers = await _answers(run, outcomes)
@@ -236,10 +246,10 @@ def _forget(store: Store, run_id: str) -> None:
     store.saver().delete_thread(run_id)
 
 
-async def _drive(
+async def drive(
     strategy: Strategy[Any], reading: Reading, shared: Shared, resumed: bool
 ) -> dict[str, Any]:
-    """Run the state machine, from its last checkpoint where there is one."""
+    """Run the state machine, from its last checkpoint in the store where there is one."""
     saver = shared.store.saver()
     graph = compiled(type(strategy)).copy(update={"checkpointer": saver})
     config: Any = {
@@ -250,21 +260,7 @@ async def _drive(
     state = await graph.aget_state(config) if resumed else None
     if state is not None and state.next:
         start = None
-        for path, _, note in shared.store.notes(reading.run_id):
-            if "chunk" not in note:
-                continue
-            reading.replayed += 1
-            reading.emit(
-                ChunkRead(
-                    chunk=note["chunk"],
-                    start=note["start"],
-                    end=note["end"],
-                    outcome=note["outcome"],
-                    path=path,
-                )
-            )
-        if reading.replayed:
-            reading.step_done(reading.replayed)
+        replay(reading)
     else:
         await saver.adelete_thread(reading.run_id)
         for part in reading.parts or (reading,):
@@ -272,6 +268,25 @@ async def _drive(
     final: dict[str, Any] = await graph.ainvoke(start, config, context=reading, durability="sync")
     await saver.adelete_thread(reading.run_id)
     return final
+
+
+def replay(reading: Reading) -> None:
+    """Tell the listeners of what an earlier run has read already."""
+    for path, _, note in reading.store.notes(reading.run_id):
+        if "chunk" not in note:
+            continue
+        reading.replayed += 1
+        reading.emit(
+            ChunkRead(
+                chunk=note["chunk"],
+                start=note["start"],
+                end=note["end"],
+                outcome=note["outcome"],
+                path=path,
+            )
+        )
+    if reading.replayed:
+        reading.step_done(reading.replayed)
 
 
 @cache

@@ -24,7 +24,7 @@ from reader.many import estimate_many, execute_many, known_answers
 from reader.memory.store import Store
 from reader.notebook import downloads, listening
 from reader.portal import Portal
-from reader.run import Shared, execute, known_answer
+from reader.run import Machine, Shared, execute, known_answer
 from reader.run import estimate as estimate_call
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class Reader:
 
     Args:
         model: ``"openai:NAME"``, ``"http://HOST:PORT/v1"`` (optionally ``#NAME``), ``"gguf:PATH"``,
-            ``"hf:REPO/FILE"``, ``"embedded"``, ``"embedded:large"``, ``"embedded:tiny"``, or an
-            object of your own. None is ``"embedded"``: a small model run in this process.
+            ``"hf:REPO/FILE"``, ``"embedded"``, ``"embedded:large"``, ``"embedded:tiny"``, a chat
+            model of LangChain, or an object of your own. None is ``"embedded"``: a small model run
+            in this process.
         store: A folder, a ``Store``, or False to keep nothing; None is the user's cache.
         price: Dollars per million tokens, where the library does not know them.
         requests_per_minute: Limit of the endpoint, where it has one.
@@ -71,7 +72,7 @@ class Reader:
         self._price = price
         self._rate = requests_per_minute
         self._shared: WeakKeyDictionary[Any, dict[int, Shared]] = WeakKeyDictionary()
-        self._portal = Portal()
+        self.portal = Portal()
 
     # Asynchronous face -------------------------------------------------------------------
 
@@ -98,11 +99,23 @@ class Reader:
             options=options,
         )
         with listening(on_event) as emit:
-            known = known_answer(call, self.store, await self._identity(call))
-            if known is not None:
-                emit(Done(answer=known))
-                return known
-            return await execute(call, await self._share(call, emit), emit)
+            return await self.arun(call, emit)
+
+    async def arun(self, call: Call, emit: Emit = ignore, machine: Machine | None = None) -> Answer:
+        """Answer a checked call; for integrations, which may run its state machine themselves.
+
+        Raises:
+            ReaderError: as in ``answer``.
+        """
+        known = known_answer(call, self.store, await self._identity(call))
+        if known is not None:
+            emit(Done(answer=known))
+            return known
+        return await execute(call, await self._share(call, emit), emit, machine)
+
+    def run(self, call: Call, emit: Emit = ignore, machine: Machine | None = None) -> Answer:
+        """The synchronous twin of ``arun``."""
+        return self.portal.run(lambda: self.arun(call, emit, machine))
 
     async def acompare(
         self,
@@ -290,7 +303,7 @@ class Reader:
             ReaderError: something that the caller must mend; ``error.hint`` says how,
                 ``error.spent`` what was used. The same call again resumes.
         """
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aanswer(
                 doc,
                 question,
@@ -337,7 +350,7 @@ class Reader:
             ReaderError: what is wrong for all of them, an unknown strategy or option among it;
                 then before any call.
         """
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.acompare(
                 doc,
                 question,
@@ -390,7 +403,7 @@ class Reader:
         Raises:
             ReaderError: as in ``answer``; an empty question is one before any call.
         """
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aanswer_many(
                 doc,
                 questions,
@@ -421,7 +434,7 @@ class Reader:
         Leaving the loop early stops the run; the same call later resumes it.
         """
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        future = self._portal.start(
+        future = self.portal.start(
             lambda: self.aanswer(doc, question, strategy, on_event=events.put, **arguments)
         )
         future.add_done_callback(lambda _: events.put(None))
@@ -442,7 +455,7 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """Calls, tokens, calls in series and money of a run, before any call."""
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aestimate(doc, question, strategy, choices=choices, **options)
         )
 
@@ -456,7 +469,7 @@ class Reader:
         **options: Any,
     ) -> Estimate:
         """The same for ``answer_many``; ``basis`` says how the questions are read."""
-        return self._portal.run(
+        return self.portal.run(
             lambda: self.aestimate_many(doc, questions, strategy, choices=choices, **options)
         )
 
@@ -466,13 +479,13 @@ class Reader:
         Raises:
             RunNotFound: no such run, or its document was not a file.
         """
-        return self._portal.run(lambda: self.aresume(run_id, on_event=on_event, **limits))
+        return self.portal.run(lambda: self.aresume(run_id, on_event=on_event, **limits))
 
     def close(self) -> None:
         """Free model and store; what a caller passed in stays open."""
         if self._owns_model:
-            self._portal.run(self.aclose)
-        self._portal.close()
+            self.portal.run(self.aclose)
+        self.portal.close()
         if self._owns_store:
             self.store.close()
 
@@ -497,7 +510,7 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-        await asyncio.to_thread(self._portal.close)
+        await asyncio.to_thread(self.portal.close)
         if self._owns_store:
             self.store.close()
 

@@ -354,7 +354,7 @@ class _UpToQuotes:
             self._tell(len(self._text))
 
     def _tell(self, end: int) -> None:
-        said = self._text[self._told : end]
+        said = self._text[self._told : max(end, self._told)]
         if self._over:
             said = said.rstrip()
         if said:

@@ -42,6 +42,7 @@ def test_the_wheel_holds_one_import_package_and_all_its_files(built):
         "reader/evals/item.py",
         "reader/evals/generators/needles.py",
         "reader/evals/prompts/judge/judge.md",
+        "reader/integrations/langchain.py",
         "reader/llm/catalogue.json",
         "reader/tales/the_monkeys_paw.txt",
     ):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reader.errors import (
     AuthenticationFailed,
@@ -27,9 +27,6 @@ from reader.errors import (
     UnknownModel,
 )
 from reader.llm.types import ChatRequest
-
-if TYPE_CHECKING:
-    import openai
 
 # vLLM and OpenAI speak of the maximum context length, llama-server of the available context size,
 # Ollama of an input that exceeds the context length; old vLLM let max_tokens become negative.
@@ -59,7 +56,8 @@ def translate(error: Exception, address: str, request: ChatRequest | None = None
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _from_status(error, address, request)
+        said, headers = _said(error.body), error.response.headers
+        return from_status(error.status_code, said, headers, address, request)
     causes = _causes(error)
     if causes & UNREACHED or (causes & UNREACHED_BY_HTTPX and not causes & LOST):
         return ModelUnavailable(f"No server answers at {address}.")
@@ -117,11 +115,15 @@ def from_body(body: object, address: str, request: ChatRequest | None) -> ModelE
     return ServerFailed(f"{address} failed in the middle of its reply.")
 
 
-def _from_status(
-    error: openai.APIStatusError, address: str, request: ChatRequest | None
+def from_status(
+    status: int,
+    said: str,
+    headers: Mapping[str, str],
+    address: str,
+    request: ChatRequest | None = None,
 ) -> ModelError:
-    status, said = error.status_code, _said(error.body)
-    wait = retry_after(error.response.headers)
+    """The error for a reply of a status that is not 2xx, with what the server said."""
+    wait = retry_after(headers)
     if status in (401, 403):
         return AuthenticationFailed(f"{address} does not accept the API key (status {status}).")
     # llama-server once said this with status 500.

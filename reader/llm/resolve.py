@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -47,8 +48,8 @@ def open_model(
     Args:
         spec: "openai:NAME"; "http(s)://HOST:PORT/v1", optionally with "#NAME"; "gguf:PATH";
             "hf:REPO/FILE"; "embedded", "embedded:large" or "embedded:tiny"; None for "embedded";
-            a ChatModel; an object with an async ``generate(request)``; or a function, plain or
-            async, from a list of {"role", "content"} to the reply's text.
+            a ChatModel; a chat model of LangChain; an object with an async ``generate(request)``;
+            or a function, plain or async, from a list of {"role", "content"} to the reply's text.
         models_folder: Where weights are kept; the user's cache folder when not given.
         on_progress: Told (label, bytes done, bytes in all) while weights are fetched.
         api_key: For the two kinds that are reached over a network.
@@ -62,6 +63,10 @@ def open_model(
         return _named(spec.strip(), models_folder, on_progress, api_key)
     if isinstance(spec, ChatModel):
         return spec
+    if is_langchain(spec):
+        from reader.llm.langchain_chat import LangChainChat
+
+        return LangChainChat(cast("Any", spec))
     if hasattr(spec, "generate") or callable(spec):
         return FunctionChat(spec)
     raise UnknownModel(
@@ -126,6 +131,12 @@ def _nearest(spec: str) -> str:
     elif lower.startswith(("localhost", "127.", "0.0.0.0", "//")):  # noqa: S104 - a name to match
         near = f"http://{spec.lstrip('/')}"
     return f"Did you mean {near!r}?" if near else f"Models are named {', '.join(FORMS)}."
+
+
+def is_langchain(spec: object) -> bool:
+    """Whether an object is a chat model of LangChain; imports nothing."""
+    core = sys.modules.get("langchain_core.language_models.chat_models")
+    return core is not None and isinstance(spec, core.BaseChatModel)
 
 
 class FunctionChat:
