@@ -307,12 +307,6 @@ class Answer(Frozen):
     sha256: str = ""
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
-    def come_from(self, origin: Origin) -> Answer:
-        """The same answer, remembering its run."""
-        answer = self.model_copy()
-        answer._origin = origin
-        return answer
-
     def report(
         self,
         path: str | os.PathLike[str],
@@ -392,3 +386,15 @@ class Answer(Frozen):
         from reader.html.card import answer_card
 
         return answer_card(self)
+
+
+def remembering(answer: Answer, origin: Origin) -> Answer:
+    """The same answer, with what it remembers of its run."""
+    same = answer.model_copy()
+    same._origin = origin
+    return same
+
+
+def origin_of(answer: Answer) -> Origin:
+    """What the answer remembers of its run."""
+    return answer._origin

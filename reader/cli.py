@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,9 +128,8 @@ def ask(
             on_event=progress,
             **options,
         )
-    if html is not None:
-        answer.report(html, prompts=prompts)
-    _show(answer, as_json)
+    write = None if html is None else partial(answer.report, html, prompts=prompts)
+    _show(answer, as_json, write)
 
 
 @app.command()
@@ -325,9 +326,8 @@ def show_run(
         typer.echo(f"Run {run.id} is {run.state}: `reader runs resume {run.id}` goes on with it.")
         raise typer.Exit(3)
     answer = Answer.from_json(run.answer)
-    if html is not None:
-        _report_of_run(answer, run, kept, html)
-    _show(answer, as_json)
+    write = None if html is None else partial(_report_of_run, answer, run, kept, html)
+    _show(answer, as_json, write)
 
 
 @runs_app.command("resume")
@@ -418,26 +418,29 @@ def _check_report(html: Path | None) -> None:
         check_path(html)
 
 
-def _report_of_run(answer: Answer, run: RunRecord, store: Store, html: Path) -> None:
+def _report_of_run(answer: Answer, run: RunRecord, store: Store, html: Path) -> Path:
     """The report of a past run, with the text if its document is still there and the same."""
     document = None
     if run.source is not None:
         files = [Path(line) for line in run.source.split("\n")]
         document = files if len(files) > 1 else files[0]
     try:
-        answer.report(html, document=document, store=store)
+        return answer.report(html, document=document, store=store)
     except (DocumentError, InvalidOption) as error:
         typer.echo(f"reader: {error} The report is without the text.", err=True)
-        answer.report(html, store=store)
+        return answer.report(html, store=store)
 
 
-def _show(answer: Answer, as_json: bool) -> None:
+def _show(answer: Answer, as_json: bool, write: Callable[[], Path] | None = None) -> None:
+    """Print the answer, write its report, exit with its code."""
     if as_json:
         typer.echo(answer.to_json())
     else:
         from rich.console import Console
 
         Console().print(answer)
+    if write is not None:
+        typer.echo(f"The report is {write()}.", err=True)
     raise typer.Exit(EXIT[answer.status])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reader.answers import Answer, Coverage, Origin, Trace
+from reader.answers import Answer, Coverage, Origin, Trace, remembering
 from reader.budget import CallRecord, Estimate, Ledger, Price, Usage, divided
 from reader.calls import Call
 from reader.chunking import ChunkCache, KeyedLocks
@@ -66,7 +66,7 @@ def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
         }
     )
     origin = Origin(call.document, store.folder, record.id)
-    return answer.model_copy(update={"usage": fresh}).come_from(origin)
+    return remembering(answer.model_copy(update={"usage": fresh}), origin)
 
 
 async def estimate(call: Call, shared: Shared) -> Estimate:
@@ -430,7 +430,8 @@ async def _answer(
         document=call.document.title,
         sha256=call.document.sha256,
     )
-    return answer.come_from(Origin(call.document, shared.store.folder, reading.run_id, prompts))
+    origin = Origin(call.document, shared.store.folder, reading.run_id, prompts)
+    return remembering(answer, origin)
 
 
 def _keep(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:

@@ -14,7 +14,7 @@ import reader
 from browser import CHROMIUM, chromium
 from conftest import tale
 from reader import Document, Reader, Store
-from reader.answers import Answer, ChunkStatus, Citation, Coverage, Step, Trace
+from reader.answers import Answer, ChunkStatus, Citation, Coverage, Step, Trace, origin_of
 from reader.budget import CallRecord, Usage
 from reader.errors import InvalidOption, NotWritten
 from reader.html.memory import timelines
@@ -342,7 +342,7 @@ def test_prompts_are_shown_only_when_kept_and_asked_for(store, tmp_path):
     assert asked not in words(report_page(kept))
     assert asked in words(report_page(kept, prompts=True))
     for one in many:
-        assert len(one._origin.prompts) == len(one.trace.calls)
+        assert len(origin_of(one).prompts) == len(one.trace.calls)
         assert one.trace.calls
     assert "number 7" in kept.to_json()
     assert asked[:60] not in kept.to_json()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reader.answers import Answer, Step
+from reader.answers import Answer, Step, origin_of
 from reader.memory.facts import Fact, FactLog, fact_logs
 from reader.memory.store import DATABASE, Store
 
@@ -89,7 +89,7 @@ def timelines(answer: Answer, store: Store | str | os.PathLike[str] | None) -> l
 def _logs(answer: Answer, store: Store | str | os.PathLike[str] | None) -> list[FactLog]:
     if isinstance(store, Store):
         return fact_logs(store, answer.run_id)
-    origin = answer._origin
+    origin = origin_of(answer)
     folder = Path(store) if store is not None else origin.store
     if folder is None or not (folder / DATABASE).exists():
         return []

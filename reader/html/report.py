@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reader.answers import origin_of
 from reader.documents import Document
 from reader.errors import InvalidOption, NotWritten
 from reader.html import memory, passages, steps, strip, ways
@@ -78,7 +79,7 @@ def report_page(
     prompts: bool = False,
 ) -> str:
     """The page as a text; arguments and errors as for ``Answer.report``."""
-    origin = answer._origin
+    origin = origin_of(answer)
     if prompts and not origin.prompts:
         raise InvalidOption(
             "The prompts of this answer were not kept.",

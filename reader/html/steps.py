@@ -118,7 +118,8 @@ def calls_of(answer: Answer) -> list[int | None]:
         of_step: Callable[[Step], Hashable], of_call: Callable[[CallRecord], Hashable]
     ) -> None:
         waiting = _grouped([(at, s) for at, s in steps if found[at] is None], of_step)
-        free = [(at, c) for at, c in enumerate(calls) if at not in set(found)]
+        taken = set(found)
+        free = [(at, c) for at, c in enumerate(calls) if at not in taken]
         offered = _grouped(free, of_call)
         for key, places in waiting.items():
             same = offered.get(key, [])
