@@ -28,17 +28,20 @@ PLANTED = "<script>document.title = 'owned'</script><img src=x onerror=\"documen
 
 
 def graph_run(store: Store, **options: Any) -> Answer:
-    """Two agents that go on to neighbours before they open a chunk."""
-    asked: list[Any] = []
+    """Two agents, from part 1 over "road" and from part 5 over "fact", that open chunk 3."""
 
     def at_facts(request: Any) -> str:
-        asked.append(request)
-        return facts("stop_and_read_neighbor") if len(asked) <= 4 else open_first(request)
+        there = "Went to the neighbour part 3" in request.messages[0].content
+        return open_first(request) if there else facts("stop_and_read_neighbor")
+
+    def at_neighbors(request: Any) -> str:
+        prompt = request.messages[0].content
+        if "Went to the neighbour" in prompt:
+            return neighbor("part 3")
+        return neighbor("road" if "Facts of part 1:" in prompt else "fact")
 
     script = GraphScript(
-        initial_nodes=starts("part 1", "part 5"),
-        facts=at_facts,
-        neighbors=[neighbor("road"), neighbor("fact"), neighbor("part 3"), neighbor("part 3")],
+        initial_nodes=starts("part 1", "part 5"), facts=at_facts, neighbors=at_neighbors
     )
     return run_graph(script, store, tale(8), **options)
 
@@ -80,7 +83,7 @@ def overwriting_run(store: Store) -> Answer:
 
     said = iter(
         [
-            "Part 1 has 111. Bob is a smith.",
+            "Part 1 has 111. Bob J. Smith is a smith.",
             "Part 1 has 111. Part 2 has 222.",
             "Part 2 has 222. Nothing else was found that would be of use here.",
         ]

@@ -177,4 +177,7 @@ def test_the_strip_covers_the_document_without_overlaps():
 def test_an_answer_without_anything_has_a_card():
     page = card(Answer(question=None, text="", status="not_found"))
     assert "not found" in page.words
+    assert "No passage" not in page.words
+    unsupported = card(Answer(question="?", text="a", status="answered"))
+    assert "No passage of the document was found" in unsupported.words
     assert "svg" not in page.tags

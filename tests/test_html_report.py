@@ -153,7 +153,7 @@ def test_the_memory_shows_what_was_changed_dropped_and_lost(store):
     [line] = timelines(overwriting_run(store), None)
     second = line.versions[1]
     assert (second.new, second.lost) == (1, 1)
-    assert [c.text for c in second.changes if c.kind == "lost"] == ["Bob is a smith."]
+    assert [c.text for c in second.changes if c.kind == "lost"] == ["Bob J. Smith is a smith."]
 
 
 def test_the_memory_of_an_answer_read_from_json_is_found_in_its_store(store):
@@ -197,6 +197,7 @@ def test_forced_replies_and_missed_chunks_are_warned_of_with_links():
     )
     page = report_page(answer, document="x" * 40 + "\n" + "y" * 60)
     said = words(page)
+    assert "No passage of the document was found that the answer rests on." in said
     assert "1 replies were unusable and replaced by the strategy's default. step 1" in said
     assert "1 replies were cut off at their cap. step 2" in said
     assert "1 chunk could not be read: the server gave 500 chunk 2" in said

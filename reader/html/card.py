@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reader.html.page import asset, environment
+from reader.html.page import UNCITED, asset, environment
 from reader.html.strip import strip_of
 from reader.render import STATUS, cost_line, coverage_line, place_of, shortened, warnings_of
 
@@ -26,6 +26,7 @@ def answer_card(answer: Answer) -> str:
             cost=cost_line(answer),
             place=place_of,
             shortened=shortened,
+            uncited=UNCITED,
             style=asset("card.css"),
         )
     )

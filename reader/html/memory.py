@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reader.answers import Answer, Step, origin_of
+from reader.llm.cleaning import sentences
 from reader.memory.facts import Fact, FactLog, fact_logs
 from reader.memory.store import DATABASE, Store
 
@@ -20,7 +20,6 @@ MOST_ENTRIES = 600
 MOST_VERSIONS = 300
 MOST_CHARACTERS = 400_000  # of all versions together
 NOTES = ("worker", "update")  # purposes of the steps whose reply is the memory that travels on
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +136,14 @@ def _compared(memories: Sequence[tuple[int | None, str]]) -> list[Version]:
     before: dict[str, str] = {}
     left = MOST_CHARACTERS
     for chunk, text in memories[:MOST_VERSIONS]:
-        sentences = {" ".join(s.split()).casefold(): s for s in _SENTENCE.split(text.strip()) if s}
-        gone = {key: s for key, s in before.items() if key not in sentences}
+        said = {" ".join(text[a:b].split()).casefold(): text[a:b] for a, b in sentences(text)}
+        gone = {key: s for key, s in before.items() if key not in said}
         left -= len(text) + sum(map(len, gone.values()))
         if left < 0:
             break
-        changes = [Change("same" if k in before else "new", s) for k, s in sentences.items()]
+        changes = [Change("same" if k in before else "new", s) for k, s in said.items()]
         changes += [Change("lost", s) for s in gone.values()]
         new = sum(change.kind == "new" for change in changes)
         found.append(Version(chunk, tuple(changes), new, len(gone)))
-        before = sentences
+        before = said
     return found

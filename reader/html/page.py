@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
+UNCITED = "No passage of the document was found that the answer rests on."
 
 
 @cache

@@ -12,7 +12,7 @@ from reader.answers import origin_of
 from reader.documents import Document
 from reader.errors import InvalidOption, NotWritten
 from reader.html import memory, passages, steps, strip, ways
-from reader.html.page import asset, environment, fingerprint
+from reader.html.page import UNCITED, asset, environment, fingerprint
 from reader.render import MATCH, STATUS, cost_line, coverage_line, warnings_of
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def most_looked_at(answer: Answer, most: int = 5) -> list[ChunkStatus]:
 def what_went_wrong(answer: Answer) -> Sequence[Trouble]:
     """The answer's warnings; then replies that were unusable or cut off, and missed chunks."""
     found = [Trouble(text) for text in warnings_of(answer)]
+    if not answer.citations and answer.status != "not_found":
+        found.insert(0, Trouble(UNCITED))
     numbered = list(enumerate(answer.trace.steps, 1))
     for level, words in (
         ("forced", "replies were unusable and replaced by the strategy's default"),
