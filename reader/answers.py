@@ -8,15 +8,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError, computed_field, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
 
-from reader.budget import Estimate, Frozen, NonNegative, Usage
+from reader.budget import CallRecord, Estimate, Frozen, NonNegative, Usage
 from reader.errors import InvalidOption
 from reader.events import ChunkOutcome
 from reader.llm.types import FinishReason
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from rich.console import RenderableType
+
+    from reader.calls import Source
+    from reader.documents import Document
+    from reader.memory.store import Store
 
 Status: TypeAlias = Literal["answered", "not_found", "partial"]
 MatchKind: TypeAlias = Literal["exact", "near", "elsewhere"]
@@ -48,6 +62,8 @@ class Citation(Frozen):
         document: Name of the document within a collection.
         page: Page on which it starts, counted from 1, where the format has pages.
         section: Heading above its start.
+        before: Up to 160 characters of the document before it, whole words.
+        after: Up to 160 characters after it.
     """
 
     start: NonNegative
@@ -57,6 +73,8 @@ class Citation(Frozen):
     document: str | None = None
     page: int | None = None
     section: str | None = None
+    before: str = ""
+    after: str = ""
 
 
 class ChunkStatus(Frozen):
@@ -69,6 +87,8 @@ class ChunkStatus(Frozen):
         outcome: "read"; "skipped" (not visited); "unread" (visited, nothing usable came back);
             "failed" (the call failed).
         reason: Why, unless it was read.
+        score: How strongly the scorer's heads looked at it (``strategy="attention"``), in the
+            method's own units; None where nothing looked.
     """
 
     index: NonNegative
@@ -76,6 +96,7 @@ class ChunkStatus(Frozen):
     end: NonNegative
     outcome: ChunkOutcome
     reason: str = ""
+    score: float | None = None
 
 
 class Coverage(Frozen):
@@ -146,6 +167,8 @@ class Step(Frozen):
         finish_reason: "length" means that the reply was cut off at its cap.
         level: "ok", or what had to be done to use the reply.
         cached: The reply came from the store.
+        places: Names of the places of the trace at which it was made.
+        to: Names of those to which it led.
     """
 
     purpose: str
@@ -156,6 +179,30 @@ class Step(Frozen):
     finish_reason: FinishReason = "stop"
     level: StepLevel = "ok"
     cached: bool = False
+    places: tuple[str, ...] = ()
+    to: tuple[str, ...] = ()
+
+
+class Place(Frozen):
+    """A node of a tree or graph that the run stood at, or saw from there.
+
+    Attributes:
+        name: As steps name it.
+        text: Its summary or heading, or its facts; shortened.
+        level: In a tree: 0 for a leaf, one more for each level above; None in a graph.
+        parent: In a tree, name of the node above; None for the root.
+        beside: In a graph, names of its neighbours among the places of the trace.
+        start: In a tree, the first character that it stands for.
+        end: One past the last one.
+    """
+
+    name: str
+    text: str = ""
+    level: NonNegative | None = None
+    parent: str | None = None
+    beside: tuple[str, ...] = ()
+    start: NonNegative | None = None
+    end: NonNegative | None = None
 
 
 class Trace(Frozen):
@@ -168,6 +215,9 @@ class Trace(Frozen):
         invented_quotes: Of those, not in the document; none of them is cited.
         options: The strategy's options, defaults included.
         paths: The answers of the single paths, where there were several.
+        calls: Every reply of the last attempt, by the time it was asked for; also those of a
+            preparation or of a pass for several questions, which are in no step.
+        places: Where a search in a tree or a graph stood, and what it saw from there.
     """
 
     steps: tuple[Step, ...] = ()
@@ -176,6 +226,43 @@ class Trace(Frozen):
     invented_quotes: NonNegative = 0
     options: dict[str, JsonValue] = Field(default_factory=dict)
     paths: tuple[str, ...] = ()
+    calls: tuple[CallRecord, ...] = ()
+    places: tuple[Place, ...] = ()
+
+
+class Origin:
+    """What an answer remembers of its run beside its value: gone in JSON and in pickles.
+
+    Attributes:
+        document: What was read.
+        store: Folder of the store, None for one in memory.
+        run: Id under which the store keeps the run's notes.
+        prompts: The prompts of ``trace.calls``, where they were kept.
+    """
+
+    __slots__ = ("document", "prompts", "run", "store")
+
+    def __init__(
+        self,
+        document: Document | None = None,
+        store: Path | None = None,
+        run: str = "",
+        prompts: tuple[str, ...] = (),
+    ) -> None:
+        self.document = document
+        self.store = store
+        self.run = run
+        self.prompts = prompts
+
+    # No part of the value: two answers are equal whatever they remember.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __reduce__(self) -> tuple[type[Origin], tuple[()]]:
+        return Origin, ()
 
 
 class Answer(Frozen):
@@ -198,6 +285,9 @@ class Answer(Frozen):
         run_id: Under which the run is kept; the same call again resumes it.
         choice: Index into the choices of a multiple-choice question.
         document: Title of the document.
+        sha256: Content hash of the document; "" in answers of earlier versions.
+
+    An answer that came from a call keeps its document in memory, for ``report``.
     """
 
     version: Literal[1] = 1
@@ -214,6 +304,42 @@ class Answer(Frozen):
     run_id: str = ""
     choice: int | None = None
     document: str = ""
+    sha256: str = ""
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        document: Source | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
+        prompts: bool = False,
+    ) -> Path:
+        """Write the reading report: one HTML file that needs no network.
+
+        It shows the answer, each citation in the text around it, what was read, the steps with
+        replies, time and tokens, the way through a tree or graph, what a memory kept and lost,
+        where heads looked, and what went wrong.
+
+        Args:
+            path: The file, ".html"; an existing one is replaced.
+            document: The document again, where the answer does not remember it: it was read from
+                JSON. Without it the report shows the words around the citations only.
+            store: Where the run was kept, likewise; for the memory's timeline.
+            prompts: Show the prompts in full. They hold the text that was read, so the file may
+                get large. Only where they were kept: ``Reader(..., keep_prompts=True)``.
+
+        Returns:
+            The file.
+
+        Raises:
+            InvalidOption: not an .html file, another document, or prompts that were not kept.
+            DocumentError: the document cannot be read.
+            NotWritten: the file cannot be written.
+        """
+        from reader.html.report import write_report
+
+        return write_report(self, path, document=document, store=store, prompts=prompts)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """The whole answer as JSON; ``from_json`` reads it back."""
@@ -257,6 +383,18 @@ class Answer(Frozen):
         printer.text(repr(self) if cycle else answer_text(self))
 
     def _repr_html_(self) -> str:
-        from reader.render import answer_html
+        from reader.html.card import answer_card
 
-        return answer_html(self)
+        return answer_card(self)
+
+
+def remembering(answer: Answer, origin: Origin) -> Answer:
+    """The same answer, with what it remembers of its run."""
+    same = answer.model_copy()
+    same._origin = origin
+    return same
+
+
+def origin_of(answer: Answer) -> Origin:
+    """What the answer remembers of its run."""
+    return answer._origin

@@ -150,6 +150,27 @@ class Usage(Frozen):
     forced: NonNegative = 0
 
 
+class CallRecord(Frozen):
+    """One reply that a run got.
+
+    Attributes:
+        purpose: What the call was for, as in the steps of the trace.
+        began: When it was asked for, seconds since the run began.
+        seconds: Until the whole reply was there, waiting for a free slot included; 0 from the
+            store.
+        prompt_tokens: Tokens in.
+        completion_tokens: Tokens out.
+        cached: The reply came from the store.
+    """
+
+    purpose: str
+    began: float
+    seconds: float
+    prompt_tokens: NonNegative
+    completion_tokens: NonNegative
+    cached: bool = False
+
+
 SharedT = TypeVar("SharedT", Estimate, Usage)
 _UNDIVIDED = frozenset({"seconds", "depth", "exact_counts", "basis"})
 
@@ -184,6 +205,9 @@ class Ledger:
 
     Several runs may share one budget: each counts in a ``part`` of the ledger, the ledger itself
     counts them all, and what one part keeps for its end is out of reach of the others.
+
+    ``made`` has the replies of this ledger in the order in which they came, ``prompts`` the
+    prompts of the same calls where ``keep_prompts`` says so; parts have their own.
     """
 
     budget: Budget | None = None
@@ -212,13 +236,18 @@ class Ledger:
     _held_completion: int = 0
     _slowest: float = 0.0
     started: float = field(default=0.0)
+    keep_prompts: bool = False
+    made: list[CallRecord] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
 
     def part(self) -> Ledger:
         """A ledger for one of several runs under this one's limits."""
-        part = Ledger(price=self.price, clock=self.clock, _whole=self)
+        part = Ledger(
+            price=self.price, clock=self.clock, _whole=self, keep_prompts=self.keep_prompts
+        )
         self._parts.append(part)
         return part
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +19,11 @@ import typer
 
 from reader.cli_mcp import mcp
 from reader.cli_store import store_app
-from reader.errors import InputError, InvalidOption, ReaderError, RunNotFound
+from reader.errors import DocumentError, InputError, InvalidOption, ReaderError, RunNotFound
 
 if TYPE_CHECKING:
     from reader.answers import Answer
+    from reader.memory.store import RunRecord, Store
 
 app = typer.Typer(
     name="reader",
@@ -63,6 +66,10 @@ Choices = Annotated[
     list[str] | None, typer.Option("--choice", help="One option of a multiple choice; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write the reading report there: one .html file."),
+]
 BudgetText = Annotated[
     str | None, typer.Option("--budget", help='Never exceeded: "calls=20,tokens=50000,usd=0.1".')
 ]
@@ -88,6 +95,10 @@ def ask(
         bool, typer.Option("--summary", help="No question: summarise the document.")
     ] = False,
     store: StoreFolder = None,
+    html: Html = None,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="With --html: the prompts in full.")
+    ] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -95,13 +106,19 @@ def ask(
     from reader.progress import TerminalProgress
     from reader.session import Reader
 
+    _check_report(html)
     docs, question = _split(documents, summary)
     options = _options(option, window, chunk_tokens, concurrency)
     if scorer is not None:
         options["scorer"] = scorer
     with (
         TerminalProgress(enabled=not quiet) as progress,
-        Reader(model, store=store, on_download=progress.download) as reader,
+        Reader(
+            model,
+            store=store,
+            keep_prompts=prompts and html is not None,
+            on_download=progress.download,
+        ) as reader,
     ):
         answer = reader.answer(
             docs,
@@ -113,7 +130,8 @@ def ask(
             on_event=progress,
             **options,
         )
-    _show(answer, as_json)
+    write = None if html is None else partial(answer.report, html, prompts=prompts)
+    _show(answer, as_json, write)
 
 
 @app.command()
@@ -294,18 +312,24 @@ def list_runs(
 
 
 @runs_app.command("show")
-def show_run(run_id: str, store: StoreFolder = None, as_json: Json = False) -> None:
+def show_run(
+    run_id: str, store: StoreFolder = None, html: Html = None, as_json: Json = False
+) -> None:
     """Show the answer of a past run."""
     from reader.answers import Answer
     from reader.memory.store import Store
 
-    run = Store(store).run(run_id)
+    _check_report(html)
+    kept = Store(store)
+    run = kept.run(run_id)
     if run is None:
         raise RunNotFound(f"There is no run {run_id!r} in the store.")
     if run.answer is None:
         typer.echo(f"Run {run.id} is {run.state}: `reader runs resume {run.id}` goes on with it.")
         raise typer.Exit(3)
-    _show(Answer.from_json(run.answer), as_json)
+    answer = Answer.from_json(run.answer)
+    write = None if html is None else partial(_report_of_run, answer, run, kept, html)
+    _show(answer, as_json, write)
 
 
 @runs_app.command("resume")
@@ -389,13 +413,36 @@ def _options(
     return options | {name: number for name, number in shared.items() if number is not None}
 
 
-def _show(answer: Answer, as_json: bool) -> None:
+def _check_report(html: Path | None) -> None:
+    if html is not None:
+        from reader.html.report import check_path
+
+        check_path(html)
+
+
+def _report_of_run(answer: Answer, run: RunRecord, store: Store, html: Path) -> Path:
+    """The report of a past run, with the text if its document is still there and the same."""
+    document = None
+    if run.source is not None:
+        files = [Path(line) for line in run.source.split("\n")]
+        document = files if len(files) > 1 else files[0]
+    try:
+        return answer.report(html, document=document, store=store)
+    except (DocumentError, InvalidOption) as error:
+        typer.echo(f"reader: {error} The report is without the text.", err=True)
+        return answer.report(html, store=store)
+
+
+def _show(answer: Answer, as_json: bool, write: Callable[[], Path] | None = None) -> None:
+    """Print the answer, write its report, exit with its code."""
     if as_json:
         typer.echo(answer.to_json())
     else:
         from rich.console import Console
 
         Console().print(answer)
+    if write is not None:
+        typer.echo(f"The report is {write()}.", err=True)
     raise typer.Exit(EXIT[answer.status])
 
 

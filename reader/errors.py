@@ -14,7 +14,8 @@
     │   ├── BudgetTooSmall            not even one chunk and the closing call fit
     │   ├── UnknownPrice              a money budget for a model without a known price
     │   ├── UnknownSet                no question set of that name, and no file
-    │   └── InvalidRow                a row of a question set that is not of the documented form
+    │   ├── InvalidRow                a row of a question set that is not of the documented form
+    │   └── NotWritten                no file can be written at the path
     ├── MissingExtra                  an optional part is not installed
     ├── SetUnavailable                the files of a question set cannot be had
     ├── ModelError
@@ -132,6 +133,10 @@ class UnknownPrice(InputError):
 
 class UnknownSet(InputError):
     """Neither the name of a known question set nor a file."""
+
+
+class NotWritten(InputError):
+    """No file can be written at the path. Another one helps."""
 
 
 class InvalidRow(InputError):

@@ -32,6 +32,7 @@ __all__ = [
 
 _SENTENCE_NEAR = 75.0  # measured: sentences of other texts stay below 63 in 6,000 characters
 _SENTENCE_WORDS = 4  # content words from which on a plain sentence may count as near
+_AROUND = 160  # characters of the document kept on each side of a citation
 _CITED = 400  # characters to which a sentence is extended
 
 # An opening mark follows no letter and a closing one precedes none; inch marks do neither.
@@ -235,4 +236,26 @@ def _citation(document: Document, match: Match) -> Citation:
         document=part.name if part else None,
         page=page.number if page else None,
         section=section.title if section else None,
+        before=_before(document.text, match.start),
+        after=_after(document.text, match.end),
     )
+
+
+def _before(text: str, start: int) -> str:
+    """The words in front of a passage."""
+    first = max(start - _AROUND, 0)
+    words = text[first:start]
+    if first and not text[first - 1].isspace():  # a word cut in two
+        head, blank, rest = words.partition(" ")
+        words = blank + rest if blank else head
+    return words.lstrip()
+
+
+def _after(text: str, end: int) -> str:
+    """The words behind a passage."""
+    last = min(end + _AROUND, len(text))
+    words = text[end:last]
+    if last < len(text) and not text[last].isspace():
+        head, blank, rest = words.rpartition(" ")
+        words = head if blank else rest
+    return words.rstrip()

@@ -51,7 +51,12 @@ async def execute_many(calls: Sequence[Call], shared: Shared, emit: Emit) -> lis
         ReaderError: with what all of them spent, and the id of one that resumes.
     """
     first = calls[0]
-    whole = Ledger(budget=first.budget, price=shared.price, deadline=first.deadline)
+    whole = Ledger(
+        budget=first.budget,
+        price=shared.price,
+        deadline=first.deadline,
+        keep_prompts=shared.keep_prompts,
+    )
     at_once = shared.limiter.max_concurrency
     whole.keep_for_closing(0, 0, 0, rounds=math.ceil(len(calls) / at_once))
     crowd = _Crowd(emit, whole)
@@ -85,6 +90,7 @@ async def execute_many(calls: Sequence[Call], shared: Shared, emit: Emit) -> lis
             group[0].place: known
             for group in groups
             if len(group) == 1
+            and not shared.keep_prompts
             and (known := known_answer(group[0], shared.store, shared.info.identity))
         }
         groups = [group for group in groups if group[0].place not in found]

@@ -1,13 +1,11 @@
-"""Showing an answer: in a terminal (rich), as plain text, and as HTML.
+"""Showing an answer in a terminal (rich) and as plain text; the words that HTML uses too.
 
-Text of documents and models is data here: control characters are taken out, markup is neither
-read in the terminal nor in HTML.
+Text of documents and models is data here: control characters are taken out, markup is not read.
 """
 
 from __future__ import annotations
 
 import re
-from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,12 +17,12 @@ if TYPE_CHECKING:
 _SHOWN = 320  # characters of a cited passage that are shown; longer ones lose their middle
 _CELLS = 60  # cells of the coverage strip
 
-_STATUS = {
+STATUS = {
     "answered": "answered",
     "not_found": "not found: the document does not say",
     "partial": "partial: not everything was read",
 }
-_MATCH = {
+MATCH = {
     "exact": "word for word",
     "near": "nearly word for word",
     "elsewhere": "found elsewhere than where it was read",
@@ -32,7 +30,6 @@ _MATCH = {
 # The outcome that a reader must not miss stands first: it wins the cell.
 _BLOCKS = {"failed": "X", "unread": "▒", "skipped": "░", "read": "█"}
 _STYLES = {"failed": "bold red", "unread": "yellow", "skipped": "dim", "read": "green"}
-_OPACITY = {"failed": 0.0, "unread": 0.35, "skipped": 0.12, "read": 0.8}
 
 # C0 and C1 controls but tab and line feed, and the marks that reorder text.
 _CONTROL = re.compile(
@@ -56,22 +53,25 @@ def answer_panel(answer: Answer) -> Group:
     body = [
         Panel(
             Text(safe(answer.text) or "(no text)"),
-            title=Text(_STATUS[answer.status], style=style),
+            title=Text(STATUS[answer.status], style=style),
             title_align="left",
             border_style=style,
         )
     ]
     lines: list[Text | Padding] = []
     for number, citation in enumerate(answer.citations, 1):
-        head = Text.assemble((f"[{number}] ", "bold"), (safe(_place(citation)), "dim"))
-        lines += [head, Padding(Text(f"“{_shown(citation.text)}”", style="italic"), (0, 0, 0, 4))]
+        head = Text.assemble((f"[{number}] ", "bold"), (safe(place_of(citation)), "dim"))
+        lines += [
+            head,
+            Padding(Text(f"“{shortened(citation.text)}”", style="italic"), (0, 0, 0, 4)),
+        ]
     if answer.coverage.chunks:
         strip = Text()
         for outcome, cells in groupby(_strip(answer.coverage)):
             strip.append(_BLOCKS[outcome] * len(list(cells)), style=_STYLES[outcome])
-        lines += [strip, Text(_coverage(answer.coverage), style="dim")]
-    lines += [Text(f"! {safe(warning)}", style="yellow") for warning in _warnings(answer)]
-    lines.append(Text(_cost(answer), style="dim"))
+        lines += [strip, Text(coverage_line(answer.coverage), style="dim")]
+    lines += [Text(f"! {safe(warning)}", style="yellow") for warning in warnings_of(answer)]
+    lines.append(Text(cost_line(answer), style="dim"))
     return Group(*body, *lines)
 
 
@@ -88,56 +88,19 @@ def answer_text(answer: Answer, width: int = 88) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def answer_html(answer: Answer) -> str:
-    """The same as one HTML element: no script, no colours but those of the page around it."""
-    parts = [
-        f"<p><small>{escaped(_STATUS[answer.status])}</small></p>",
-        f'<p style="white-space:pre-wrap;font-size:1.1em">{escaped(answer.text)}</p>',
-    ]
-    if answer.citations:
-        items = (
-            f"<li><small>{escaped(_place(c))}</small>"
-            '<blockquote style="margin:.2em 0 .6em 0;padding-left:.8em;white-space:pre-wrap;'
-            f'border-left:3px solid currentColor">{escaped(_shown(c.text))}</blockquote></li>'
-            for c in answer.citations
-        )
-        parts.append(f"<ol>{''.join(items)}</ol>")
-    if answer.coverage.chunks:
-        # A failed stretch is a gap with an outline: it needs no colour to be seen.
-        cells = "".join(
-            '<span style="display:inline-block;box-sizing:border-box;width:8px;height:12px;'
-            + (
-                'border:1px solid currentColor"'
-                if outcome == "failed"
-                else f'background:currentColor;opacity:{_OPACITY[outcome]}"'
-            )
-            + f' title="{outcome}"></span>'
-            for outcome in _strip(answer.coverage)
-        )
-        parts.append(f"<div>{cells}</div><small>{escaped(_coverage(answer.coverage))}</small>")
-    parts += [f"<p><small>! {escaped(w)}</small></p>" for w in _warnings(answer)]
-    parts.append(f"<p><small>{escaped(_cost(answer))}</small></p>")
-    return f'<div style="max-width:50em;text-align:left">{"".join(parts)}</div>'
-
-
-def escaped(text: str) -> str:
-    """Text of documents and models for HTML."""
-    return escape(safe(text))
-
-
-def _place(citation: Citation) -> str:
+def place_of(citation: Citation) -> str:
     """Where a citation stands, in words."""
     places = [
         citation.document or "",
         f"page {citation.page}" if citation.page is not None else "",
         " ".join(citation.section.split()) if citation.section else "",
         f"characters {citation.start:,}-{citation.end:,}",
-        _MATCH[citation.match],
+        MATCH[citation.match],
     ]
     return " · ".join(filter(None, places))
 
 
-def _shown(passage: str) -> str:
+def shortened(passage: str) -> str:
     """A passage on one line; the range beside it says how long it is."""
     words = " ".join(safe(passage).split())
     half = _SHOWN // 2
@@ -159,7 +122,8 @@ def _strip(coverage: Coverage) -> list[str]:
     return [next((o for o in _BLOCKS if o in cell), "skipped") for cell in cells]
 
 
-def _coverage(coverage: Coverage) -> str:
+def coverage_line(coverage: Coverage) -> str:
+    """How much was read, in words."""
     total = len(coverage.chunks)
     # Rounding must not turn a gap into "all".
     percent = int(coverage.share * 100) if coverage.share < 1 else 100
@@ -176,7 +140,8 @@ def _coverage(coverage: Coverage) -> str:
     return ", ".join([read, *others])
 
 
-def _warnings(answer: Answer) -> list[str]:
+def warnings_of(answer: Answer) -> list[str]:
+    """What the user should know, a sentence each."""
     trace = answer.trace
     if not trace.invented_quotes:
         return list(trace.warnings)
@@ -194,7 +159,8 @@ def money(cost: float | None) -> str:
     return "no charge" if cost == 0 else f"${cost:.{2 if cost >= 1 else 4}f}"
 
 
-def _cost(answer: Answer) -> str:
+def cost_line(answer: Answer) -> str:
+    """What answered, and what it took, on one line."""
     usage = answer.usage
     cached = f" ({usage.cached_calls} more from the store)" if usage.cached_calls else ""
     parts = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING
 
-from reader.render import answer_html, escaped, money, safe
+from reader.render import money, safe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,21 +57,25 @@ def comparison_html(comparison: Comparison) -> str:
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td style="text-align:{_side(head)};vertical-align:top">{escaped(cell)}</td>'
+            f'<td style="text-align:{_side(head)};vertical-align:top">{_escaped(cell)}</td>'
             for head, cell in zip(_HEADS, row, strict=True)
         )
         + "</tr>"
         for row in _rows(comparison)
     )
     answers = "".join(
-        f"<details><summary>{escaped(entry.label)}</summary>{answer_html(entry.answer)}</details>"
+        f"<details><summary>{_escaped(entry.label)}</summary>{entry.answer._repr_html_()}</details>"
         for entry in comparison.entries
         if entry.answer is not None
     )
     return (
-        f'<div style="text-align:left"><p>{escaped(comparison.question or "(summary)")}</p>'
+        f'<div style="text-align:left"><p>{_escaped(comparison.question or "(summary)")}</p>'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{answers}</div>"
     )
+
+
+def _escaped(text: str) -> str:
+    return escape(safe(text))
 
 
 def _side(head: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reader.answers import Answer, Coverage, Trace
-from reader.budget import Estimate, Ledger, Price, Usage, divided
+from reader.answers import Answer, Coverage, Origin, Trace, remembering
+from reader.budget import CallRecord, Estimate, Ledger, Price, Usage, divided
 from reader.calls import Call
 from reader.chunking import ChunkCache, KeyedLocks
 from reader.errors import InvalidOption, ReaderError
@@ -37,6 +37,7 @@ class Shared:
     store: Store
     limiter: Limiter
     price: Price | None
+    keep_prompts: bool = False
     chunk_cache: ChunkCache = field(default_factory=ChunkCache)
     flights: dict[str, Flight] = field(default_factory=dict)
     alone: KeyedLocks = field(default_factory=KeyedLocks)
@@ -68,7 +69,8 @@ def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
             "cost": None if used.cost is None else 0.0,
         }
     )
-    return answer.model_copy(update={"usage": fresh})
+    origin = Origin(call.document, store.folder, record.id)
+    return remembering(answer.model_copy(update={"usage": fresh}), origin)
 
 
 async def estimate(call: Call, shared: Shared) -> Estimate:
@@ -114,7 +116,12 @@ async def execute(call: Call, shared: Shared, emit: Emit, machine: Machine | Non
     Raises:
         ReaderError: with what was spent and the id under which it resumes.
     """
-    ledger = Ledger(budget=call.budget, price=shared.price, deadline=call.deadline)
+    ledger = Ledger(
+        budget=call.budget,
+        price=shared.price,
+        deadline=call.deadline,
+        keep_prompts=shared.keep_prompts,
+    )
     async with prepared((call,), shared, emit, ledger) as run:
         with reported(ledger, run.calls[0].run_id(shared.info.identity)):
             check_budget(call.budget, run.closings[0], run.reading)
@@ -349,7 +356,7 @@ async def _answers(run: Run, outcomes: Sequence[Outcome]) -> list[Answer]:
     assert run.reading.estimate is not None
     expected = divided(run.reading.estimate, len(run.parts))
     return [
-        await _answer(call, run.shared, part, outcome, usage, estimate)
+        await _answer(call, run, part, outcome, usage, estimate)
         for call, part, outcome, usage, estimate in zip(
             run.calls, run.parts, outcomes, _used(run), expected, strict=True
         )
@@ -376,9 +383,25 @@ def _plus(own: Usage, share: Usage) -> Usage:
     return own.model_copy(update={**counted, "cost": cost})
 
 
+def _replies(run: Run, part: Reading) -> tuple[tuple[CallRecord, ...], tuple[str, ...]]:
+    """The replies of a question and of the pass that it is part of, and their prompts if kept."""
+    ledgers = {id(ledger): ledger for ledger in (run.reading.ledger, part.ledger)}.values()
+    first = min(ledger.started for ledger in ledgers)
+    found = []
+    for ledger in ledgers:
+        prompts = ledger.prompts or [""] * len(ledger.made)
+        later = ledger.started - first
+        for made, prompt in zip(ledger.made, prompts, strict=True):
+            moved = made.model_copy(update={"began": round(made.began + later, 3)})
+            found.append((moved, prompt))
+    found.sort(key=lambda pair: pair[0].began)
+    prompts_kept = tuple(prompt for _, prompt in found) if part.ledger.keep_prompts else ()
+    return tuple(made for made, _ in found), prompts_kept
+
+
 async def _answer(
     call: Call,
-    shared: Shared,
+    run: Run,
     reading: Reading,
     outcome: Outcome,
     usage: Usage,
@@ -386,6 +409,8 @@ async def _answer(
 ) -> Answer:
     from reader.evidence import cite
 
+    shared = run.shared
+    calls, prompts = _replies(run, reading)
     # In a thread: looking up an invented quote in a book would hold up the other questions.
     cited = await asyncio.to_thread(
         cite,
@@ -395,7 +420,7 @@ async def _answer(
         question=call.question or "",
         answer=outcome.text,
     )
-    return Answer(
+    answer = Answer(
         question=call.question,
         text=outcome.text,
         status=outcome.status,
@@ -410,13 +435,18 @@ async def _answer(
             checked_quotes=cited.checked,
             options=call.options.model_dump(mode="json"),
             paths=outcome.paths,
+            calls=calls,
+            places=outcome.places,
         ),
         strategy=call.strategy.name,
         model=shared.info.name,
         run_id=call.run_id(shared.info.identity),
         choice=outcome.choice,
         document=call.document.title,
+        sha256=call.document.sha256,
     )
+    origin = Origin(call.document, shared.store.folder, reading.run_id, prompts)
+    return remembering(answer, origin)
 
 
 def _keep(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:

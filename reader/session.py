@@ -47,6 +47,9 @@ class Reader:
         store: A folder, a ``Store``, or False to keep nothing; None is the user's cache.
         price: Dollars per million tokens, where the library does not know them.
         requests_per_minute: Limit of the endpoint, where it has one.
+        keep_prompts: Answers remember the prompts of their run, for
+            ``answer.report(..., prompts=True)``; no file holds them. A question that was answered
+            before is run again from the kept replies, which costs nothing.
         api_key: For endpoints that want one; None reads OPENAI_API_KEY at the first call.
         on_download: Called with (label, bytes done, bytes in all) while weights are fetched.
 
@@ -60,6 +63,7 @@ class Reader:
         store: Store | str | os.PathLike[str] | bool | None = None,
         price: Price | None = None,
         requests_per_minute: float | None = None,
+        keep_prompts: bool = False,
         api_key: str | None = None,
         on_download: Callable[[str, int, int], None] | None = None,
     ) -> None:
@@ -71,6 +75,7 @@ class Reader:
         self.store = _open_store(store)
         self._price = price
         self._rate = requests_per_minute
+        self._keep_prompts = keep_prompts
         self._shared: WeakKeyDictionary[Any, dict[int, Shared]] = WeakKeyDictionary()
         self.portal = Portal()
 
@@ -107,7 +112,9 @@ class Reader:
         Raises:
             ReaderError: as in ``answer``.
         """
-        known = known_answer(call, self.store, await self._identity(call))
+        known = None
+        if not self._keep_prompts:
+            known = known_answer(call, self.store, await self._identity(call))
         if known is not None:
             emit(Done(answer=known))
             return known
@@ -170,7 +177,9 @@ class Reader:
             return []
         distinct = list({call.place: call for call in calls}.values())
         with listening(on_event) as emit:
-            known = known_answers(distinct, self.store, await self._identity(calls[0]))
+            known: list[Answer | None] = []
+            if not self._keep_prompts:
+                known = known_answers(distinct, self.store, await self._identity(calls[0]))
             found = [answer for answer in known if answer is not None]
             if len(found) < len(distinct):
                 shared = await self._share(calls[0], emit)
@@ -540,6 +549,7 @@ class Reader:
                 store=self.store,
                 limiter=Limiter(wanted, self._rate),
                 price=self._price or info.price,
+                keep_prompts=self._keep_prompts,
             )
         return kept[wanted]
 

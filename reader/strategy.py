@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reader.answers import ChunkStatus, Step
+from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Budget, Estimate, Ledger
 from reader.chunking import Chunk, ChunkCache, KeyedLocks
 from reader.documents import Document
@@ -145,6 +145,7 @@ class Outcome:
     claims: tuple[Claim, ...] = ()
     steps: tuple[Step, ...] = ()
     paths: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
     choice: int | None = None
     depth: int = 0
 

@@ -33,6 +33,7 @@ from .attention_gemfilter import GemFilter
 from .attention_heads import CalibratedHeads
 from .attention_infiniretri import InfiniRetri
 from .attention_plan import PROMPTS, AttentionOptions, Looking, Plan
+from .attention_scores import looked_at
 from .attention_sorting import AttentionSorting
 from .final_answer import (
     EXPECTED_ANSWER,
@@ -173,14 +174,22 @@ class AttentionGuided(Strategy[AttentionOptions]):
         }
         whole = state["pos"] >= len(plan.windows)
         outcome = outcome_of(result)
+        notes = [note for _, _, note in reading.store.notes(reading.run_id, 0)]
+        scores = looked_at(plan, notes, state["carried"])
 
         def status(index: int, start: int, end: int) -> ChunkStatus:
             if index in shown:
-                return ChunkStatus(
-                    index=index, start=start, end=end, outcome=outcome, reason=WHY[outcome]
-                )
-            why = NOT_SHOWN if index in looked else NOT_LOOKED_AT
-            return ChunkStatus(index=index, start=start, end=end, outcome="skipped", reason=why)
+                what, why = outcome, WHY[outcome]
+            else:
+                what, why = "skipped", NOT_SHOWN if index in looked else NOT_LOOKED_AT
+            return ChunkStatus(
+                index=index,
+                start=start,
+                end=end,
+                outcome=what,
+                reason=why,
+                score=scores.get(index),
+            )
 
         chunks = tuple(status(c.index, c.start, c.end) for c in reading.chunks)
         ranges = [(a, b) for a, b in state["shown"]]

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 
-from reader.answers import ChunkStatus, Step
+from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Estimate
 from reader.errors import LimitReached
 from reader.evidence import Claim, candidates
@@ -26,12 +26,14 @@ from reader.llm.replies import content_overlap, says_nothing_found
 from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 
+from .fact_graph import FactGraph
 from .graphreader_agent import agent_graph
 from .graphreader_build import finish_graph, graph_of, kept_facts, kept_graph, take_facts
 from .graphreader_closing import close, similar_chunks
 from .graphreader_plan import PROMPTS, GraphReaderOptions, Plan
 from .graphreader_start import choose_starts, make_plan
 
+SHOWN, SHOWN_FACTS = 160, 3  # characters of a fact, and facts, that the trace keeps of a node
 SUPPORTING = 5  # facts that an agent saw and that are looked up as evidence
 # Steps of a path before any was seen: 3.5 in all; the paper counts 3.0 to 3.9.
 EXPECTED_STEPS = {"facts": 1.2, "chunk": 1.6, "neighbors": 0.7}
@@ -215,7 +217,8 @@ class GraphReader(Strategy[GraphReaderOptions]):
             status=status,
             chunks=chunk_statuses(reading, found, failed, result["chunks"]),
             claims=claims(reading, found, notebooks, result),
-            steps=steps(state, notes, result),
+            steps=steps(graph_of(reading), state, notes, result),
+            places=places(graph_of(reading), found),
             paths=tuple(n["notebook"] for n in notebooks) if len(notebooks) > 1 else (),
             choice=result["choice"],
             depth=state["build_depth"] + state["start_depth"] + deepest + result["calls"],
@@ -365,8 +368,24 @@ def claims(
     return tuple(found)
 
 
+def places(graph: FactGraph, notes: Sequence[dict[str, Any]]) -> tuple[Place, ...]:
+    """The nodes at which agents stood, with their first facts and their neighbours of these."""
+    seen = dict.fromkeys(n for note in notes for n in note.get("nodes", ()) if n in graph.graph)
+    return tuple(
+        Place(
+            name=graph.name(node),
+            text=" ".join(graph.facts[i].text[:SHOWN] for i in graph.facts_of(node)[:SHOWN_FACTS]),
+            beside=tuple(graph.name(n) for n in seen if n in graph.graph[node]),
+        )
+        for node in seen
+    )
+
+
 def steps(
-    state: dict[str, Any], notes: Sequence[tuple[int, int, dict[str, Any]]], result: dict[str, Any]
+    graph: FactGraph,
+    state: dict[str, Any],
+    notes: Sequence[tuple[int, int, dict[str, Any]]],
+    result: dict[str, Any],
 ) -> tuple[Step, ...]:
     """The calls of the search as the trace shows them; those of the build are in no trace."""
     made = []
@@ -383,6 +402,8 @@ def steps(
                 tokens=note["written"],
                 finish_reason=note["finish_reason"],
                 level=note["level"],
+                places=tuple(graph.name(n) for n in note.get("nodes", ()) if n in graph.graph),
+                to=(graph.name(note["to"]),) if note.get("to") in graph.graph else (),
             )
         )
     if result["closed"]:

@@ -9,7 +9,7 @@ and knows nothing of the others. A LangGraph subgraph, one function call a super
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -96,7 +96,7 @@ async def at_facts(state: AgentState, runtime: Runtime[Reading]) -> Command[Any]
     if unread:
         default = FactsStep(chosen_action="read_chunk", chunk_ids=[unread[0] + 1])
     asked = _asked(state, "facts", facts_text(graph, shown, visited), wrong, default, node=names)
-    taken = await _take(reading, state, asked, shown=shown)
+    taken = await _take(reading, state, asked, shown=shown, nodes=nodes)
     if taken is None:
         return _end(reading, state, "limit")
     step = taken.step
@@ -182,7 +182,8 @@ async def at_neighbors(state: AgentState, runtime: Runtime[Reading]) -> Command[
 
     default = NeighborsStep(chosen_action="termination")
     body = "\n".join(graph.name(node) for node in shown)
-    taken = await _take(reading, state, _asked(state, "neighbors", body, wrong, default))
+    asked = _asked(state, "neighbors", body, wrong, default)
+    taken = await _take(reading, state, asked, nodes=nodes, to=node_of)
     if taken is None:
         return _end(reading, state, "limit")
     history = [*state.get("history", [])]
@@ -270,14 +271,19 @@ async def _take(
     *,
     chunk: int | None = None,
     shown: Sequence[int] = (),
+    nodes: Sequence[str] = (),
+    to: Callable[[Step], str | None] = lambda step: None,
 ) -> Taken | None:
-    """The step, kept and told; None where a limit was reached."""
+    """The step, kept and told; None where a limit was reached.
+
+    ``nodes`` are those at which it is taken, ``to`` says to which one it leads.
+    """
     try:
         taken = await take(reading, asked)
     except LimitReached:
         return None
     agent = state["agent"]
-    note = as_note(taken, asked, shown=list(shown))
+    note = as_note(taken, asked, shown=list(shown), nodes=list(nodes), to=to(taken.step))
     if chunk is not None:
         outcome: ChunkOutcome = "failed" if taken.level == "failed" else "read"
         place = reading.chunks[chunk]

@@ -27,7 +27,7 @@ from .memwalker_closing import finish
 from .memwalker_navigation import Found, Move, most_similar, read_leaf, triage
 from .memwalker_plan import PROMPTS, MemWalkerOptions, Plan
 from .memwalker_prompts import ANSWER, BACK, NOTE, measure_walk
-from .memwalker_report import chunk_statuses, claims, expected, length_key, steps
+from .memwalker_report import chunk_statuses, claims, expected, length_key, places, steps
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -153,6 +153,7 @@ class MemWalker(Strategy[MemWalkerOptions]):
             chunks=chunks,
             claims=claims(reading, winner, notes),
             steps=steps(reading, state["made"], winner, notes),
+            places=places(reading, notes),
             paths=tuple(r["answer"] for r in results) if len(results) > 1 else (),
             choice=winner["choice"],
             depth=state["depth"] + depth + winner["calls"],

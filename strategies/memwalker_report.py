@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reader.answers import ChunkStatus, Step
+from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Estimate
 from reader.evidence import Claim, candidates
 from reader.folding import content_words
@@ -20,6 +20,7 @@ from .memwalker_prompts import ANSWER, BACK, NOTE
 EXPECTED_SUMMARY = 0.6  # share of the cap that a summary fills, before replies were seen
 EXPECTED_ACTION = 60
 EXPECTED_NAMES = 20
+SHOWN = 240  # characters of a summary that the trace keeps
 SUPPORTS = 0.5  # share of the answer's words that a sentence of the leaf must hold to be cited
 
 
@@ -212,4 +213,34 @@ def _step(plan: Plan, path: int, note: dict[str, Any]) -> Step:
         text=did + reasoning,
         tokens=note["tokens"],
         level=note["level"],
+        places=(here,),
+        to=tuple(
+            name(plan, plan.tree[child])
+            for child in (note.get("to"), note.get("second"))
+            if child is not None
+        ),
     )
+
+
+def places(reading: Reading, notes: Sequence[tuple[int, dict[str, Any]]]) -> tuple[Place, ...]:
+    """The nodes of the tree at which a walk stood, those above them, and the children of these."""
+    plan: Plan = reading.plan
+    tree = plan.tree
+    above = {node for _, note in notes for node in tree.way(note["node"])}
+    seen = sorted(above | {child for node in above for child in tree[node].children})
+    return tuple(
+        Place(
+            name=name(plan, tree[node]),
+            text=_shortened(tree[node].title or plan.texts.get(node, "")),
+            level=tree[node].level,
+            parent=name(plan, tree[tree.parents[node]]) if node in tree.parents else None,
+            start=reading.chunks[tree[node].first].start,
+            end=reading.chunks[tree[node].last].end,
+        )
+        for node in seen
+    )
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= SHOWN else words[: SHOWN - 1] + "…"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from browser import CHROMIUM, chromium
 from reader.answers import Answer, Citation, Step, Trace
 from reader.budget import Usage
 from reader.evals import report
@@ -34,7 +32,6 @@ from reader.evals.summary import (
 )
 
 NASTY = "<script>alert('x')</script><img src=http://127.0.0.1:9/x>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FALLS = {"full": 0.2, "rag": 0.05}
 LABELS = ("coa", "closed_book", "full", "rag")
 
@@ -254,25 +251,6 @@ BOXES = """<script>document.body.dataset.boxes = JSON.stringify(
   const r = f.querySelector("svg").getBoundingClientRect();
   return [f.id, r.left, r.top, r.right, r.bottom].map(v => v.toFixed ? Math.round(v) : v);
 }))</script>"""
-
-
-def chromium(page: Path, folder: Path, *flags: str) -> str:
-    assert CHROMIUM is not None
-    common = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        "--window-size=1300,9000",
-    )
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [CHROMIUM, *common, profile, *flags, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

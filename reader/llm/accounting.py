@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from reader.budget import Ledger
+from reader.budget import CallRecord, Ledger
 from reader.errors import BadReply, LimitReached, MissingKey, ModelError, ModelTimeout
 from reader.events import Emit, ModelCalled, UsageChanged, ignore
 from reader.llm.layer import Layer
@@ -67,15 +67,28 @@ class AccountedModel(Layer):
             cached=reply.cached_tokens,
             seconds=seconds,
         )
-        self._report(request, reply, seconds)
+        self._report(request, reply, began, seconds)
         return reply
 
     def count_hit(self, request: ChatRequest, reply: ChatReply) -> None:
         """Count a reply that came from the store and cost nothing."""
         self._ledger.cached_calls += 1
-        self._report(request, reply, 0.0)
+        self._report(request, reply, self._ledger.clock(), 0.0)
 
-    def _report(self, request: ChatRequest, reply: ChatReply, seconds: float) -> None:
+    def _report(self, request: ChatRequest, reply: ChatReply, began: float, seconds: float) -> None:
+        ledger = self._ledger
+        ledger.made.append(
+            CallRecord(
+                purpose=request.purpose,
+                began=round(began - ledger.started, 3),
+                seconds=round(seconds, 3),
+                prompt_tokens=reply.prompt_tokens,
+                completion_tokens=reply.completion_tokens,
+                cached=reply.from_cache,
+            )
+        )
+        if ledger.keep_prompts:
+            ledger.prompts.append("\n\n".join(f"[{m.role}]\n{m.content}" for m in request.messages))
         if self._emit is ignore:
             return
         self._emit(

@@ -137,7 +137,7 @@ class FactLog:
     def __init__(self, store: Store, run: str, path: int = 0) -> None:
         self._store = store
         self._run = run
-        self._path = path
+        self.path = path
         self._rows: dict[int, tuple[int | None, list[Operation]]] = {}
         self._facts: dict[int, Fact] = {}
         self._load()
@@ -177,7 +177,7 @@ class FactLog:
         facts = dict(self._facts)
         written = _apply(facts, operations, pos, chunk)
         row = {"chunk": chunk, "operations": [_to_json(o) for o in done]}
-        self._store.keep_changes(self._run, self._path, pos, json.dumps(row, separators=(",", ":")))
+        self._store.keep_changes(self._run, self.path, pos, json.dumps(row, separators=(",", ":")))
         self._rows[pos] = chunk, done
         self._facts = facts
         return written
@@ -186,7 +186,7 @@ class FactLog:
         """Forget positions from ``pos`` on: the reading is done again from there."""
         if pos >= self.done:
             return
-        self._store.drop_changes(self._run, self._path, pos)
+        self._store.drop_changes(self._run, self.path, pos)
         self._rows = {p: row for p, row in self._rows.items() if p < pos}
         self._facts = {}
         for at, (chunk, operations) in self._rows.items():
@@ -247,7 +247,7 @@ class FactLog:
 
     def _load(self) -> None:
         """Read the rows; what cannot be read ends the log there, and is reported."""
-        for pos, text in self._store.changes(self._run, self._path):
+        for pos, text in self._store.changes(self._run, self.path):
             try:
                 row = json.loads(text)
                 operations = [_from_json(o) for o in row["operations"]]
@@ -258,7 +258,7 @@ class FactLog:
                     f"The facts of a run were damaged in the store; those from position {pos} on"
                     " were dropped."
                 )
-                self._store.drop_changes(self._run, self._path, pos)
+                self._store.drop_changes(self._run, self.path, pos)
                 return
             self._rows[pos] = row["chunk"], operations
             self._facts = facts
