@@ -317,7 +317,7 @@ def test_a_unit_that_cannot_be_compressed_is_cut_to_its_cap(store, compress):
     run(script, store, tale(2), cu_tokens=32)
     [manager] = script.prompts("manager")
     assert "Bob came." in manager
-    assert 1 <= manager.count("golden key") <= 2
+    assert manager.count("Alice found") == 1  # of the two that the unit before had
 
 
 def test_joined_units_over_the_cap_are_compressed(store):
@@ -423,7 +423,7 @@ def test_a_half_that_gives_nothing_leaves_the_chunk_read_by_the_other(store):
         text = request.messages[-1].content
         if "number 222" in text and text.count("hill") > 1:
             return ContextOverflow("too long")
-        return "Seen." if "number" in text else ""
+        return "Seen." if "is number" in text else ""
 
     answer = run(Script(worker=worker), store, tale(2))
     assert [c.outcome for c in answer.coverage.chunks] == ["read", "read"]
