@@ -103,24 +103,39 @@ class AttentionGuided(Strategy[AttentionOptions]):
         reading.plan = await Plan.make(reading)
 
     def estimate(self, reading: Reading) -> Estimate:
-        """One call (two with a draft); what the scorer reads is said in words."""
+        """One call (two with a draft); what the scorer reads is said in words.
+
+        How much text the heads pick only a run can say: until one was seen it is a guess, and the
+        basis names the most that there can be.
+        """
         plan: Plan = reading.plan
         seen = reading.store.reply_length(self.length_key(reading, "answer"))
         drafts = METHODS[plan.options.method].drafts
-        text = min(self._shown(plan), plan.room)
         calls = 2 if drafts else 1
+        whole = plan.fixed_tokens + sum(chunk.tokens for chunk in reading.chunks)
+        guess = plan.fixed_tokens + min(self._shown(plan), plan.room)
+        prompt = self._seen(reading, "answer prompt", guess, whole)
+        draft = self._seen(reading, "draft", DRAFT_TOKENS, DRAFT_TOKENS) if drafts else 0
+        prompt += self._seen(reading, "draft prompt", guess, whole) if drafts else 0
         tokens = sum(len(window.prefix) for window in plan.windows)
+        most = calls * (plan.fixed_tokens + plan.room)
         return estimate_of(
             reading,
             calls=calls,
             depth=calls,
-            prompt=calls * (plan.fixed_tokens + text),
+            prompt=prompt,
             completion=min(int(seen[1]) if seen else EXPECTED_ANSWER, plan.form.output_tokens)
-            + DRAFT_TOKENS * drafts,
+            + draft,
             most=plan.form.output_tokens + DRAFT_TOKENS * drafts,
             seen=seen,
-            bound=f"the scorer reads {tokens:,} tokens in {len(plan.windows)} windows besides",
+            bound=f"at most {most:,} tokens in; the scorer reads {tokens:,} tokens in"
+            f" {len(plan.windows)} windows besides",
         )
+
+    def _seen(self, reading: Reading, kind: str, guess: int, most: int) -> int:
+        """The mean seen of a kind, else the guess; never more than there is."""
+        seen = reading.store.reply_length(self.length_key(reading, kind))
+        return min(int(seen[1]) if seen else guess, most)
 
     @staticmethod
     def _shown(plan: Plan) -> int:
@@ -139,9 +154,13 @@ class AttentionGuided(Strategy[AttentionOptions]):
         return Closing(0, 0, 0, prompt, plan.form.output_tokens)
 
     def length_key(self, reading: Reading, kind: str) -> str:
-        """Lengths depend on model, words and cap."""
-        form = reading.plan.form
+        """Lengths depend on model, words and cap; those of prompts on what is picked too."""
+        plan: Plan = reading.plan
+        form, options = plan.form, plan.options
         words = f"{form.requirement()}|{form.output_tokens}"
+        if kind.endswith("prompt"):
+            kept = f"{options.k}/{options.neighbours}/{options.keep_tokens}/{options.replay}"
+            words += f"|{options.method}/{options.preset}/{kept}/{plan.window}"
         return f"attention|{reading.info.identity}|{versions(PROMPTS)}|{words}|{kind}"
 
     def start(self, reading: Reading) -> dict[str, Any]:
@@ -240,6 +259,8 @@ async def draft(state: AttentionState, runtime: Runtime[Reading]) -> dict[str, A
             raise
         reading.warn(f"There is no draft: {error.message} The question's tokens look instead.")
         return {}
+    reading.saw_reply("draft", reply.completion_tokens)
+    reading.saw_reply("draft prompt", reply.prompt_tokens)
     reading.step_done()
     return {"draft": clean(reply.text)}
 

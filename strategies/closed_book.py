@@ -105,9 +105,8 @@ class ClosedBook(Strategy[ClosedBookOptions]):
         """Lengths depend on model, words and cap."""
         form: AnswerForm = reading.plan.form
         rules = form.requirement(unknown=False)
-        return (
-            f"closed_book|{reading.info.identity}|{versions(PROMPTS)}|{rules}|{form.output_tokens}"
-        )
+        words = f"{rules}|{form.output_tokens}"
+        return f"closed_book|{reading.info.identity}|{versions(PROMPTS)}|{words}|{kind}"
 
     def start(self, reading: Reading) -> dict[str, Any]:
         """Nothing is known at the start."""

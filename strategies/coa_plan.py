@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from reader.chunking import room
 from reader.errors import InvalidOption
 from reader.llm.choice import render
+from reader.llm.schemas import instructions
 from reader.prompts import fence, load_prompts
 from reader.strategy import Reading, StrategyOptions
 
-from .communication_unit import QUOTE_TOKENS, Form
+from .communication_unit import QUOTE_TOKENS, Form, WorkerNote
 
 PROMPTS = load_prompts("reader.strategies", "coa")
 PAPER_WINDOW = 8192
@@ -125,7 +126,10 @@ class Plan:
     async def measure(self) -> int:
         """Count the fixed parts of the prompts; returns the tokens of a chunk."""
         count = self.reading.info.counter.count_messages
-        fixed = await count([("user", self.form.prompt("", ""))])
+        typed = ""
+        if self.options.quotes and not self.reading.info.json_schema:
+            typed = "\n\n" + instructions(WorkerNote)
+        fixed = await count([("user", self.form.prompt("", "") + typed)])
         self.form = replace(self.form, fixed_tokens=fixed)
         self.manager_tokens = await count([("user", self.manager_prompt("", [], unknown=True))])
         reply = self.cu_tokens + (QUOTE_TOKENS if self.options.quotes else 0)

@@ -166,6 +166,7 @@ async def give_answer(
         reading.warn(f"The last call failed: {error.message} The answer is what was noted before.")
         return result
     reading.saw_reply("answer", reply.completion_tokens)
+    reading.saw_reply("answer prompt", reply.prompt_tokens)
     reading.step_done()
     if not usable:
         reading.warn("The model's reply was empty or a refusal.")

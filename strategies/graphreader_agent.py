@@ -3,7 +3,8 @@
 Li et al. 2024, arXiv 2406.14550, section 3.3.2. Each agent has its own notebook and its own queue
 and knows nothing of the others. A LangGraph subgraph, one function call a superstep:
 
-    facts -> chunk | neighbors;  chunk -> chunk | neighbors | end;  neighbors -> facts | end
+    facts -> chunk | neighbors | end;  chunk -> chunk | neighbors | end;
+    neighbors -> facts | neighbors | end
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def agent_graph() -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(AgentState, context_schema=Reading, output_schema=AgentResult)
     graph.add_node("facts", at_facts, destinations=("chunk", "neighbors", END))
     graph.add_node("chunk", at_chunk, destinations=("chunk", "neighbors", END))
-    graph.add_node("neighbors", at_neighbors, destinations=("facts", END))
+    graph.add_node("neighbors", at_neighbors, destinations=("facts", "neighbors", END))
     graph.add_conditional_edges(START, first_place, ["facts", "chunk"])
     return graph.compile()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -206,6 +207,32 @@ def test_estimate_says_what_the_scorer_will_read(table):
     assert "the scorer reads" in found.basis
     assert not model.requests
     assert not scorer.requests
+
+
+@pytest.mark.parametrize("options", [{}, {"replay": True}, {"neighbours": 0, "fuse": False}])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_estimate_is_within_a_fifth_of_a_run(method, options, table, store):
+    more = {
+        "scorer": WordAttention(),
+        "scorer_window": 400,
+        "heads": table,
+        "k": 4,
+        "chunk_tokens": 64,
+        "method": method,
+        **options,
+    }
+    with reader.Reader(answerer(2048), store=store) as r:
+        bound = r.estimate(book(60), QUESTION, "attention", **more)
+        r.answer(book(20), f"{QUESTION} Tell me.", "attention", **more)
+        expected = r.estimate(book(60), QUESTION, "attention", **more)
+        used = r.answer(book(60), QUESTION, "attention", **more).usage
+    assert (expected.calls, expected.depth) == (used.calls, used.depth)
+    assert expected.prompt_tokens == pytest.approx(used.prompt_tokens, rel=0.2)
+    assert expected.completion_tokens == pytest.approx(used.completion_tokens, rel=0.2)
+    assert used.completion_tokens <= bound.max_completion_tokens
+    assert "no reply" in bound.basis
+    [most] = re.findall(r"at most ([\d,]+) tokens in", bound.basis)
+    assert used.prompt_tokens <= int(most.replace(",", ""))
 
 
 def test_an_interrupted_run_reads_no_window_twice(table, store):

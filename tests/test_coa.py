@@ -243,7 +243,13 @@ def test_an_unparsable_choice_is_asked_again_then_taken_from_log_probabilities(s
     script = Script(manager=manager)
     answer = run(script, store, question="Which?", choices=["red", "green", "blue"])
     assert answer.choice == 2
-    assert answer.usage.reasked >= 1
+    assert answer.usage.reasked == 1
+    asked = [r for r in script.asked if r.purpose == "manager"]
+    assert [(len(r.messages), r.top_logprobs > 0) for r in asked] == [
+        (1, False),
+        (3, False),
+        (1, True),
+    ]
 
 
 # The failure table, row by row -----------------------------------------------------------
@@ -273,8 +279,9 @@ def test_a_suspected_overwrite_is_asked_again_with_the_earlier_facts_kept(store)
         return "Bob came."
 
     script = Script(worker=worker)
-    run(script, store, tale(2))
+    answer = run(script, store, tale(2))
     assert len(script.prompts("worker")) == 3
+    assert [s.level for s in answer.trace.steps[:2]] == ["ok", "reasked"]
     assert "golden key" in script.prompts("manager")[0]
     assert "Bob" in script.prompts("manager")[0]
 
@@ -285,6 +292,32 @@ def test_a_repeated_overwrite_is_joined(store):
     assert "golden key" in script.prompts("manager")[0]
     assert "Bob came." in script.prompts("manager")[0]
     assert "joined" in [s.level for s in answer.trace.steps]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (LONG, "Golden key, stone bridge."),  # much shorter, but it shares words
+        ("There is no information about the key in this part of the text.", "Bob came."),
+    ],
+)
+def test_a_short_unit_that_lost_nothing_is_no_overwrite(store, before, after):
+    script = Script(worker=lambda r: before if part_of(r) == "1" else after)
+    run(script, store, tale(2))
+    assert len(script.prompts("worker")) == 2
+    assert before.strip() not in script.prompts("manager")[0]
+    assert after in script.prompts("manager")[0]
+
+
+@pytest.mark.parametrize("compress", ["", "I'm sorry, but I can't help with that."])
+def test_a_unit_that_cannot_be_compressed_is_cut_to_its_cap(store, compress):
+    script = Script(
+        worker=lambda r: LONG * 8 if part_of(r) == "1" else "Bob came.", compress=compress
+    )
+    run(script, store, tale(2), cu_tokens=32)
+    [manager] = script.prompts("manager")
+    assert "Bob came." in manager
+    assert manager.count("Alice found") == 1  # of the two that the unit before had
 
 
 def test_joined_units_over_the_cap_are_compressed(store):
@@ -357,6 +390,20 @@ def test_the_second_pass_reads_similar_and_unread_chunks_again_in_reverse(store)
     assert answer.coverage.chunks[1].outcome == "read"
 
 
+def test_the_second_pass_takes_the_chunks_most_like_the_question_and_comes_once(store):
+    script = Script(
+        worker="There is no information about that in the text.",
+        manager="Not found in the document.",
+    )
+    question = "What is the fact of part 4, number 444?"
+    answer = run(script, store, question=question, second_pass=True, second_pass_chunks=1)
+    seen = [part_of(r) for r in script.asked if r.purpose == "worker"]
+    assert seen[5:] in (["4"], [])  # an equal call is not paid for twice
+    assert [s.chunk for s in answer.trace.steps if s.purpose == "worker"] == [0, 1, 2, 3, 4, 3]
+    assert len(script.prompts("manager")) == 1
+    assert answer.status == "not_found"
+
+
 def test_a_prompt_overflow_splits_the_chunk(store):
     def worker(request: ChatRequest) -> Any:
         text = request.messages[-1].content
@@ -369,6 +416,24 @@ def test_a_prompt_overflow_splits_the_chunk(store):
     assert len(script.prompts("worker")) == 7
     assert answer.coverage.chunks[1].outcome == "read"
     assert any("halves" in w for w in answer.trace.warnings)
+
+
+def test_a_half_that_gives_nothing_leaves_the_chunk_read_by_the_other(store):
+    def worker(request: ChatRequest) -> Any:
+        text = request.messages[-1].content
+        if "number 222" in text and text.count("hill") > 1:
+            return ContextOverflow("too long")
+        return "Seen." if "is number" in text else ""
+
+    answer = run(Script(worker=worker), store, tale(2))
+    assert [c.outcome for c in answer.coverage.chunks] == ["read", "read"]
+
+
+def test_a_chunk_of_which_nothing_fits_is_an_error_not_a_loop(store):
+    script = Script(worker=ContextOverflow("too long"))
+    with pytest.raises(ContextOverflow):
+        run(script, store)
+    assert 1 < len(script.asked) < 8
 
 
 def test_a_failed_chunk_is_recorded_and_the_answer_says_so(store, monkeypatch):
@@ -523,6 +588,64 @@ def test_the_estimate_is_close_to_what_a_run_uses(store):
     assert (expected.calls, expected.depth) == (used.calls, used.depth)
     assert expected.prompt_tokens == pytest.approx(used.prompt_tokens, rel=0.15)
     assert expected.completion_tokens == pytest.approx(used.completion_tokens, rel=0.15)
+
+
+FORMS = {
+    "single": {},
+    "bidirectional": {"paths": "bidirectional"},
+    "self_consistency": {"paths": "self_consistency", "path_count": 3},
+    "permutation": {"paths": "permutation", "path_count": 3},
+    "two judged": {"paths": "bidirectional", "select": "judge"},
+    "five judged": {"paths": "self_consistency", "select": "judge"},
+    "evidence": {"preset": "evidence"},
+    "skip_gate": {"skip_gate": True},
+    "right_to_left": {"order": "right_to_left"},
+}
+
+
+@pytest.mark.parametrize("json_schema", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_estimate_is_within_a_fifth_of_a_run_on_all_paths(store, form, json_schema):
+    note = each_its_own()
+
+    def worker(request: ChatRequest) -> str:
+        if form == "evidence":
+            quote = f"The fact of part {part_of(request)} is number {int(part_of(request)) * 111}."
+            return json.dumps({"adds": True, "quotes": [quote], "summary": note(request)})
+        return note(request)
+
+    judge = json.dumps({"reason": "It is the fullest.", "label": "S1", "answer": "the answer"})
+    script = Script(worker=worker, judge=judge)
+    model = FunctionModel(script, window=2048, identity="script", json_schema=json_schema)
+    options = {"chunk_tokens": CHUNK, **FORMS[form]}
+    with Reader(model, store=store) as reader:
+        bound = reader.estimate(tale(30), "Q?", **options)
+        reader.answer(tale(8), "Another question?", **options)
+        expected = reader.estimate(tale(30), "Q?", **options)
+        used = reader.answer(tale(30), "Q?", **options).usage
+    assert (bound.calls, bound.depth) == (expected.calls, expected.depth)
+    assert expected.calls == pytest.approx(used.calls, rel=0.2)
+    assert expected.depth == pytest.approx(used.depth, rel=0.2)
+    assert expected.prompt_tokens == pytest.approx(used.prompt_tokens, rel=0.2)
+    assert expected.completion_tokens == pytest.approx(used.completion_tokens, rel=0.2)
+    assert "no reply" in bound.basis
+    assert used.completion_tokens <= bound.max_completion_tokens
+
+
+@pytest.mark.parametrize(
+    ("question", "more"), [("Q?", {"direct_when_fits": True}), ("Q?", {}), (None, {})]
+)
+def test_the_estimate_of_a_document_of_one_chunk_and_of_a_summary(store, question, more):
+    script = Script(each_its_own(), manager="A summary of the parts that were read. " * 4)
+    options = {"chunk_tokens": 600, **more}
+    parts = 6 if question else 60
+    with Reader(FunctionModel(script, window=2048, identity="script"), store=store) as reader:
+        reader.answer(tale(parts, "thing"), question and "Another?", **options)
+        expected = reader.estimate(tale(parts), question, **options)
+        used = reader.answer(tale(parts), question, **options).usage
+    assert (expected.calls, expected.depth) == (used.calls, used.depth)
+    assert expected.prompt_tokens == pytest.approx(used.prompt_tokens, rel=0.2)
+    assert expected.completion_tokens == pytest.approx(used.completion_tokens, rel=0.2)
 
 
 def test_the_same_question_again_makes_no_call(store):

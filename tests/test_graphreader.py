@@ -281,6 +281,14 @@ def test_no_valid_initial_node_starts_at_the_facts_most_like_the_question(store)
     assert any("no valid initial node" in w for w in answer.trace.warnings)
 
 
+def test_no_valid_initial_node_and_no_shared_word_starts_at_the_largest_nodes(store):
+    script = Script(initial_nodes=starts("dragon"), rational_plan="Xylophone.")
+    run(script, store, question="Zanzibar?", start_nodes=2)
+    begun = [said(r) for r in script.asked if r.purpose == "facts"]
+    assert len(begun) == 2
+    assert any("They are the facts of: road" in prompt for prompt in begun)
+
+
 @pytest.mark.parametrize("reply", [facts("fly_away"), "no idea", facts("read_chunk", (77,)), "{}"])
 def test_an_unknown_function_at_facts_opens_the_most_similar_chunk(store, reply):
     script = Script(initial_nodes=starts("road"), facts=reply, rational_plan="Look.")
@@ -311,6 +319,16 @@ def test_an_unknown_function_at_neighbors_ends_the_agent(store):
     assert len(script.prompts("facts")) == 1
     assert answer.text == "number 333"
     assert answer.usage.forced == 1
+
+
+def test_a_neighbor_that_is_not_in_the_list_is_asked_for_again(store):
+    script = Script(
+        facts=facts("stop_and_read_neighbor", notebook="Seen."),
+        neighbors=[neighbor("dragon"), neighbor("road"), neighbor(action="termination")],
+    )
+    answer = run(script, store)
+    assert "They are the facts of: road" in script.prompts("facts")[1]
+    assert answer.usage.reasked == 1
 
 
 @pytest.mark.parametrize("ids", ["[2, 4]", "2,4", ["2", "chunk 4"], "chunks 2 and 4"])
@@ -397,6 +415,21 @@ def test_of_many_neighbors_the_thirty_most_relevant_are_shown(store):
     assert listed[0] == "part 77"
 
 
+def test_neighbors_fit_the_window_however_many_are_wanted(store):
+    script = Script(
+        initial_nodes=starts("road"),
+        facts=facts("stop_and_read_neighbor", notebook="Hm."),
+        rational_plan="Look.",
+    )
+    run(script, store, tale(150), "What about part 77?", window=1024, shown_neighbors=200)
+    at = script.purposes().index("neighbors")
+    listed = _listed(script.asked[at])
+    assert listed[0] == "part 77"
+    assert 10 < len(listed) < 150
+    tokens = len(re.findall(r"\w+|[^\w\s]", said(script.asked[at])))
+    assert tokens + script.asked[at].max_tokens <= 1024
+
+
 def test_more_facts_than_fit_are_shown_by_relevance(store):
     script = Script(initial_nodes=starts("road"), rational_plan="Look.")
     answer = run(script, store, tale(150), "What about the road of part 77?", window=1024)
@@ -428,6 +461,27 @@ def test_a_notebook_that_cannot_be_compressed_is_cut_to_its_cap(store):
     run(script, store, notebook_tokens=64)
     [last] = script.prompts("answer")
     assert 1 <= last.count("many sacks") <= 5
+
+
+def test_a_notebook_whose_compression_fails_is_cut_to_its_cap(store, monkeypatch):
+    no_waiting(monkeypatch)
+    script = Script(chunk=chunk("termination", LONG), compress=ServerFailed("500"))
+    answer = run(script, store, notebook_tokens=64)
+    [last] = script.prompts("answer")
+    assert 1 <= last.count("many sacks") <= 5
+    assert answer.status == "answered"
+
+
+def test_quotes_take_half_of_a_notebook_at_most_and_invented_ones_nothing(store):
+    quotes = " ".join(f'"The fact of part {n} is number {n * 111}."' for n in range(1, 6))
+    invented = '"The dragon slept beneath the silver mountain."'
+    script = Script(chunk=chunk("termination", f"{quotes} {invented} {LONG[:200]}"))
+    run(script, store, notebook_tokens=40)
+    [last] = script.prompts("answer")
+    assert "Short notes." in last
+    assert "part 1 is number 111" in last
+    assert "part 5 is number 555" not in last
+    assert "dragon" not in last
 
 
 @pytest.mark.parametrize("reply", ["", "I'm sorry, but I can't help with that.", "Not mentioned."])
@@ -464,6 +518,61 @@ def test_empty_notebooks_lead_to_one_flagged_call_over_similar_chunks(store, not
     assert any("444" in c.text for c in answer.citations)
 
 
+EMPTY = facts("stop_and_read_neighbor", notebook="")
+
+
+def test_the_fallback_of_a_question_that_shares_no_word_reads_the_beginning(store):
+    script = Script(facts=EMPTY, answer="It is 111.")
+    answer = run(script, store, question="Zanzibar?")
+    assert "part 1 is number 111" in script.prompts("answer")[0]
+    assert answer.text == "It is 111."
+
+
+def test_a_fallback_that_does_not_fit_after_all_reads_half_of_the_best_chunk(store):
+    def reply(request):
+        long = said(request).count("<source_text>") > 1
+        return ContextOverflow("too long") if long else "It is 444."
+
+    script = Script(facts=EMPTY, answer=reply)
+    answer = run(script, store, question="What is the fact of part 4?")
+    assert answer.text == "It is 444."
+    assert "part 4 is number 444" in script.prompts("answer")[-1]
+    assert [c.index for c in answer.coverage.chunks if c.outcome == "read"] == [3]
+
+
+def test_a_fallback_takes_as_many_chunks_as_fit(store):
+    script = Script(facts=EMPTY, answer="It is 444.")
+    run(script, store, tale(24), "What is the fact of part 4?", chunk_tokens=160, window=1024)
+    [request] = [r for r in script.asked if r.purpose == "answer"]
+    assert 1 <= said(request).count("<source_text>") < 5
+    tokens = len(re.findall(r"\w+|[^\w\s]", said(request)))
+    assert tokens + request.max_tokens <= 1024
+
+
+@pytest.mark.parametrize("reply", ["", "I'm sorry, but I can't help with that."])
+def test_a_fallback_without_an_answer_is_partial(store, reply):
+    answer = run(Script(facts=EMPTY, answer=reply), store)
+    assert (answer.text, answer.status) == ("", "partial")
+
+
+def test_a_text_without_a_word_leads_straight_to_the_answer(store):
+    script = Script(answer="Not found in the document.")
+    answer = run(script, store, "* * * - - - " * 40)
+    assert set(script.purposes()) == {"extract", "answer"}
+    assert answer.status == "not_found"
+
+
+def test_facts_without_key_elements_lead_straight_to_the_answer(store):
+    element = "a key element that is no element but a whole sentence " * 3
+    script = Script(
+        extract=lambda r: f"1. The fact of part {part_of(r)} is number. | {element}",
+        answer="It is 333.",
+    )
+    answer = run(script, store)
+    assert script.prompts("facts", "chunk", "neighbors") == []
+    assert answer.text == "It is 333."
+
+
 def test_nothing_found_is_said(store):
     script = Script(
         answer=json.dumps({"analysis": "", "final_answer": "Not found in the document."})
@@ -486,6 +595,14 @@ def test_a_chunk_without_usable_facts_is_asked_again_then_its_sentences_are_fact
     run(script, store, question="What about 222?")
     assert "The fact of part 2 is number 222." in script.prompts("facts")[0]
     assert script.prompts("extract") == []
+
+
+def test_a_second_try_that_does_not_fit_leaves_the_sentences(store):
+    script = Script(extract=lambda r: ContextOverflow("too long") if len(r.messages) > 1 else "hm")
+    answer = run(script, store)
+    assert answer.usage.forced == 5
+    assert not any("halves" in w for w in answer.trace.warnings)
+    assert "The fact of part 3 is number 333." in script.prompts("facts")[0]
 
 
 def test_the_second_reply_about_a_chunk_counts(store):
@@ -585,6 +702,72 @@ def test_a_failing_last_call_leaves_the_fullest_notebook(store, monkeypatch):
 def test_an_answer_in_free_words_is_understood(store):
     script = Script(answer="Analysis: notebook 1 says it.\n\nFinal answer: the number 333")
     assert run(script, store).text == "the number 333"
+
+
+def test_an_empty_answer_leaves_the_fullest_notebook(store):
+    script = Script(answer=json.dumps({"analysis": "", "final_answer": ""}))
+    answer = run(script, store)
+    assert "number 333" in answer.text
+    assert len(script.prompts("answer")) == 2
+    assert any("held no answer" in w for w in answer.trace.warnings)
+
+
+def test_a_failing_last_call_with_nothing_noted_is_an_error(store, monkeypatch):
+    no_waiting(monkeypatch)
+    script = Script(facts=facts("stop_and_read_neighbor"), answer=ServerFailed("500"))
+    with pytest.raises(ServerFailed):
+        run(script, store)
+
+
+def test_notebooks_that_do_not_fit_the_last_call_are_cut(store):
+    def reply(request):
+        long = said(request).count("many sacks") > 50
+        return ContextOverflow("too long") if long else "The number 333."
+
+    script = Script(
+        initial_nodes=starts(*(f"part {n}" for n in range(1, 6))),
+        chunk=lambda r: chunk(notebook=f"{part_of(r)} {LONG}"),
+        answer=reply,
+    )
+    answer = run(script, store, window=2048)
+    assert answer.text == "The number 333."
+    assert any("cut to half" in w for w in answer.trace.warnings)
+
+
+def test_many_full_notebooks_are_cut_to_the_window_of_the_last_call(store):
+    script = Script(
+        initial_nodes=starts(*(f"part {n}" for n in range(1, 8))),
+        chunk=lambda r: chunk(notebook=f"Of part {part_of(r)}: {LONG}"),
+        compress=LONG,
+    )
+    run(script, store, tale(12), window=1024, start_nodes=7)
+    [request] = [r for r in script.asked if r.purpose == "answer"]
+    assert said(request).count("<notebook>") == 7
+    tokens = len(re.findall(r"\w+|[^\w\s]", said(request)))
+    assert tokens + request.max_tokens <= 1024
+
+
+def test_facts_that_do_not_fit_are_read_in_halves_and_both_open_chunks(store):
+    def reply(request):
+        if "part 1 went" in said(request) and "part 5 went" in said(request):
+            return ContextOverflow("too long")
+        return open_first(request)
+
+    script = Script(initial_nodes=starts("road"), facts=reply, chunk=chunk("search_more", "Seen."))
+    run(script, store)
+    opened = [part_of(r) for r in script.asked if r.purpose == "chunk"]
+    assert opened[0] == 1
+    assert len(opened) == 2
+
+
+def test_a_text_of_which_nothing_fits_ends_the_step_not_in_a_loop(store):
+    script = Script(
+        facts=facts("read_chunk", (3,), "The third part matters."), chunk=ContextOverflow("long")
+    )
+    answer = run(script, store)
+    assert answer.coverage.chunks[2].outcome == "failed"
+    assert "The third part matters." in script.prompts("answer")[0]
+    assert len(script.prompts("chunk")) < 12
 
 
 def test_a_prompt_that_does_not_fit_is_read_in_halves(store):
@@ -776,8 +959,16 @@ def test_events_tell_what_was_opened_and_how_far_it_is(store):
     assert all(e.total >= e.done for e in progress)
 
 
-@pytest.mark.parametrize("json_schema", [True, False])
-def test_the_estimate_is_close_to_what_a_run_uses(store, json_schema):
+@pytest.mark.parametrize(
+    ("options", "json_schema", "most"),
+    [
+        ({}, True, 73),
+        ({}, False, 73),
+        ({"notebooks": "shared"}, True, 73),
+        ({"preset": "robust"}, True, 83),
+    ],
+)
+def test_the_estimate_is_close_to_what_a_run_uses(store, options, json_schema, most):
     def script():
         return Script(
             initial_nodes=starts("part 1", "part 2", "part 3"),
@@ -789,12 +980,12 @@ def test_the_estimate_is_close_to_what_a_run_uses(store, json_schema):
         FunctionModel(script(), window=4096, identity="script", json_schema=json_schema),
         store=store,
     ) as reader:
-        arguments = {"strategy": "graphreader", "chunk_tokens": 60}
+        arguments = {"strategy": "graphreader", "chunk_tokens": 60, **options}
         bound = reader.estimate(tale(20), "One question?", **arguments)
         first = reader.answer(tale(20), "One question?", **arguments).usage
         assert "no path of this model seen" in bound.basis
-        assert "at most 73 calls" in bound.basis
-        assert first.calls <= 73
+        assert f"at most {most} calls" in bound.basis
+        assert first.calls <= most
         assert first.completion_tokens <= bound.max_completion_tokens
         for doc, question in ((tale(20), "Another question?"), (tale(24, "thing"), "A third?")):
             expected = reader.estimate(doc, question, **arguments)

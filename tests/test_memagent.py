@@ -315,6 +315,25 @@ def test_a_rewrite_with_the_same_facts_is_no_collapse_and_the_guard_can_be_off(s
     assert memories(store, answer)[-1] == "Bob sails a green ship."
 
 
+def test_a_memory_that_held_nothing_is_not_kept_beside_the_new_one(store):
+    nothing = "There is no information about the key of the tower in this text."
+    script = Script(lambda r: nothing if part_of(r) == "1" else "Bob sails a green ship.")
+    answer = run(script, store, article(2))
+    assert memories(store, answer)[-1] == "Bob sails a green ship."
+
+
+@pytest.mark.parametrize("compress", ["", "I'm sorry, but I can't help with that."])
+def test_memories_that_cannot_be_compressed_are_cut_to_the_cap(store, compress):
+    script = Script(
+        lambda r: LONG * 8 if part_of(r) == "1" else "Bob sails a green ship.", compress=compress
+    )
+    answer = run(script, store, article(2), memory_tokens=32)
+    memory = memories(store, answer)[-1]
+    assert memory.endswith("Bob sails a green ship.")
+    assert len(memory) <= 4 * 32
+    assert memory
+
+
 def test_a_memory_that_finds_nothing_does_not_overwrite_one_that_did(store):
     nothing = "There is no relevant information in this section."
     script = Script(lambda r: LONG if part_of(r) == "1" else nothing)
@@ -359,6 +378,35 @@ def test_a_prompt_overflow_splits_the_segment(store):
     assert len(script.prompts("update")) == 7
     assert answer.coverage.chunks[1].outcome == "read"
     assert answer.trace.steps[1].level == "split"
+
+
+def test_a_segment_of_which_nothing_fits_is_an_error_not_a_loop(store):
+    script = Script(ContextOverflow("too long"))
+    with pytest.raises(ContextOverflow):
+        run(script, store)
+    assert 1 < len(script.asked) < 8
+
+
+def test_aligned_segments_end_with_a_sentence(store):
+    doc = "One two three four five six seven eight nine. " * 60
+
+    def ends(**options: Any) -> set[str]:
+        script = Script("Numbers.")
+        run(script, Store.in_memory(), doc, chunk_tokens=101, **options)
+        shown = [p.split("<section>")[1].split("</section>")[0] for p in script.prompts("update")]
+        return {section.split()[-1] for section in shown[:-1]}
+
+    assert ends(align=True) == {"nine."}
+    assert ends() != {"nine."}
+
+
+@pytest.mark.parametrize("error", [ContextOverflow("too long"), ServerFailed("500")])
+def test_a_second_try_for_the_answer_that_fails_leaves_the_first_reply(store, monkeypatch, error):
+    no_waiting(monkeypatch)
+    said = "Well, Anna has it."
+    script = Script(final=lambda r: error if len(r.messages) > 1 else said)
+    answer = run(script, store, article(1))
+    assert (answer.text, answer.status) == (said, "answered")
 
 
 def test_a_missing_answer_is_asked_for_again(store):
@@ -461,6 +509,14 @@ def test_unusable_replies_with_quotes_keep_the_memory(store):
     assert memories(store, answer)[-1] == "Golden key."
     assert answer.coverage.chunks[1].outcome == "unread"
     assert answer.usage.forced == 1
+
+
+def test_a_memory_with_quotes_that_repeats_the_prompt_is_asked_for_again(store):
+    replies = [with_quotes("Problem: Q?")]
+    script = Script(lambda r: replies.pop() if replies else with_quotes("Anna has the key."))
+    answer = run(script, store, article(1), quotes=True)
+    assert memories(store, answer) == ["Anna has the key."]
+    assert answer.usage.reasked == 1
 
 
 def nothing_but(part: str, seen: set[str]) -> Any:

@@ -245,6 +245,20 @@ def test_the_root_exhausted_gives_the_best_effort_from_memory(store):
     assert answer.citations == ()
 
 
+def test_a_walk_that_read_all_leaves_is_whole_even_at_its_cap(store):
+    answer = run(Script(leaf=json.dumps({"action": -1})), store, tale(3), max_leaves=3)
+    assert (answer.text, answer.status) == ("the best effort", "answered")
+    answer = run(Script(leaf=json.dumps({"action": -1})), Store.in_memory(), tale(3), max_leaves=2)
+    assert (answer.text, answer.status) == ("the best effort", "partial")
+
+
+@pytest.mark.parametrize("closing", ["", "I'm sorry, but I can't help with that."])
+def test_a_best_effort_that_says_nothing_is_not_found(store, closing):
+    script = Script(leaf=json.dumps({"action": -1}), answer=closing)
+    answer = run(script, store, tale(3))
+    assert (answer.text, answer.status) == ("Not found in the document.", "not_found")
+
+
 def test_the_walk_is_capped(store):
     script = Script(leaf=json.dumps({"action": -1}))
     answer = run(script, store, max_leaves=2)
@@ -340,6 +354,31 @@ def test_by_the_papers_rule_no_valid_action_ends_without_an_answer(store):
     assert any("no valid action" in w for w in answer.trace.warnings)
 
 
+def test_by_the_papers_rule_a_leaf_without_a_valid_action_ends_the_walk(store):
+    script = Script(leaf="I like it.")
+    answer = run(script, store, on_invalid="stop", max_invalid=1)
+    assert script.purposes()[24:] == ["triage"] * 2 + ["leaf"] * 2
+    assert answer.status == "partial"
+    assert any("no valid action" in w for w in answer.trace.warnings)
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        ({"action": -2, "answer": ""}, {}),
+        ({"action": -2, "answer": "I'm sorry, but I can't help with that."}, {}),
+        ({"action": -3, "note": " "}, {"notes": True}),
+    ],
+)
+def test_an_action_without_what_it_needs_is_asked_again(store, first, more):
+    replies = [json.dumps(first)]
+    script = Script(leaf=lambda r: replies.pop() if replies else answering(13)(r))
+    answer = run(script, store, **more)
+    assert answer.text == "number 1443"
+    assert answer.usage.reasked == 1
+    assert answer.coverage.read == 1
+
+
 def test_a_leaf_without_a_form_answers_if_its_words_stand_there_and_goes_back_otherwise(store):
     answer = run(Script(leaf="The fact of part 13 is number 1443."), store)
     assert (answer.text, answer.status) == ("The fact of part 13 is number 1443.", "answered")
@@ -348,6 +387,11 @@ def test_a_leaf_without_a_form_answers_if_its_words_stand_there_and_goes_back_ot
     answer = run(script, Store.in_memory(), tale(2))
     assert answer.text == "the best effort"
     assert {c.outcome for c in answer.coverage.chunks} == {"unread"}
+
+
+def test_a_leaf_that_chooses_in_plain_words_has_chosen(store):
+    answer = run(Script(leaf="It must be option (B)."), store, choices=["444", "1443", "1"])
+    assert (answer.choice, answer.text, answer.status) == (1, "1443", "answered")
 
 
 def test_an_empty_summary_is_asked_again_then_the_first_words_stand_for_it(store):
@@ -360,6 +404,24 @@ def test_an_empty_summary_is_asked_again_then_the_first_words_stand_for_it(store
     mended = Script(summary=lambda r: replies.pop(0) if 2 in parts(segment(r)) else "Fine.")
     run(mended, Store.in_memory(), tale(3))
     assert "Mended." in mended.prompts("merge")[0]
+
+
+def test_an_empty_merge_is_replaced_by_the_first_sentences_below_it(store):
+    script = Script(merge=lambda r: "" if "part 1 " in said(r) else "About the rest, part 13.")
+    answer = run(script, store)
+    [first, _] = script.prompts("triage")
+    assert "[0] About part 1 of the story. About part 2 of the story." in first
+    assert any("empty" in w and "chunks 1 to" in w for w in answer.trace.warnings)
+
+
+def test_a_summary_that_lost_much_at_its_cap_is_asked_for_in_short(store):
+    script = Script(
+        summary=lambda r: "Now it is short." if r.temperature else "Short one. " + "word " * 200
+    )
+    run(script, store, tale(2), summary_tokens=60)
+    assert len(script.prompts("summary")) == 4
+    assert "Now it is short." in script.prompts("merge")[0]
+    assert "word word" not in script.prompts("merge")[0]
 
 
 def test_a_long_segment_stands_in_with_its_first_words_only(store):
@@ -602,6 +664,18 @@ def test_a_beam_that_agrees_or_where_one_answers_needs_no_call(store):
     assert script.prompts("answer") == []
 
 
+def test_a_beam_that_chooses_no_child_ends_at_the_root(store):
+    none = Script(triage=json.dumps({"action": -1, "second": -1}))
+    answer = run(none, store, beam=2, none_of_these=True)
+    assert none.purposes()[24:] == ["triage", "answer"]
+    assert (answer.text, answer.status) == ("the best effort", "answered")
+    invalid = Script(triage="I like them all")
+    answer = run(invalid, store, beam=2, on_invalid="stop", max_invalid=1)
+    assert invalid.purposes() == ["triage"] * 2
+    assert answer.status == "partial"
+    assert any("no valid action" in w for w in answer.trace.warnings)
+
+
 def test_the_second_walker_keeps_to_its_own_part(store):
     script = Script(triage=both(3, 17), leaf=json.dumps({"action": -1}))
     answer = run(script, store, beam=2, max_leaves=20)
@@ -698,6 +772,18 @@ def test_a_budget_of_calls_is_kept_in_the_build_and_in_the_walk(store, calls):
     assert (answer.text, answer.status) == ("the best effort", "partial")
 
 
+@pytest.mark.parametrize("beam", [1, 2])
+@pytest.mark.parametrize("calls", [2, 3])
+def test_a_budget_that_ends_on_the_way_down_answers_from_the_summaries(store, calls, beam):
+    run(Script(), store)
+    script = Script(triage=both(13, 3))
+    answer = run(script, store, question="And part 13?", beam=beam, budget={"calls": calls})
+    assert len(script.asked) <= calls
+    assert script.purposes()[-1] == "answer"
+    assert script.prompts("leaf") == []
+    assert (answer.text, answer.status) == ("the best effort", "partial")
+
+
 def test_a_budget_cut_in_the_build_answers_from_the_likeliest_parts(store):
     script = Script()
     run(script, store, budget={"calls": 6})
@@ -731,6 +817,23 @@ def test_a_summary_under_a_budget_is_made_of_what_there_is(store):
     answer = run(script, store, question=None, budget={"calls": 11})
     assert (answer.text, answer.status) == ("The summary of some parts.", "partial")
     assert answer.coverage.read == 10
+
+
+def test_a_summary_whose_last_call_fails_or_is_not_to_be_had_is_put_together(monkeypatch):
+    no_waiting(monkeypatch)
+    failing = Script(answer=ServerFailed("500"))
+    for limit in ({"budget": {"calls": 11}}, {"deadline": 1e-9}):
+        answer = run(failing, Store.in_memory(), question=None, **limit)
+        assert answer.status == "partial"
+        assert 1 in parts(answer.text)
+        assert any("put together from parts" in w for w in answer.trace.warnings)
+
+
+def test_a_deadline_at_the_choice_of_a_beam_gives_what_is_known(store):
+    run(Script(), store)
+    answer = run(Script(), store, question="And part 13?", beam=2, deadline=1e-9)
+    assert answer.status == "partial"
+    assert "part 13" in answer.text
 
 
 def test_windows_that_are_too_small_say_what_is_needed(store):
