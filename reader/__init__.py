@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reader.budget import Budget, Estimate, Price, Usage
     from reader.comparison import Comparison
     from reader.documents import Document
+    from reader.drawing import draw
     from reader.errors import ReaderError
     from reader.memory.store import Store
     from reader.session import Reader
@@ -56,6 +57,7 @@ _HOMES = {
     "aopen": "api",
     "astream": "api",
     "compare": "api",
+    "draw": "drawing",
     "estimate": "api",
     "open": "api",
     "stream": "api",
@@ -83,6 +85,7 @@ __all__ = [
     "aopen",
     "astream",
     "compare",
+    "draw",
     "estimate",
     "stream",
 ]

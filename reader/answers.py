@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from reader.calls import Source
     from reader.documents import Document
+    from reader.html.shown import Shown
     from reader.memory.store import Store
 
 Status: TypeAlias = Literal["answered", "not_found", "partial"]
@@ -340,6 +341,30 @@ class Answer(Frozen):
         from reader.html.report import write_report
 
         return write_report(self, path, document=document, store=store, prompts=prompts)
+
+    def show(
+        self,
+        *parts: str,
+        document: Source | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
+        height: int = 480,
+    ) -> Shown:
+        """The reading report, or parts of it, in a cell of a notebook.
+
+        Args:
+            parts: "answer", "warnings", "citations", "coverage", "attention", "way" (through a
+                tree or graph), "memory" (what was added, changed and lost), "steps", "calls",
+                "text", "run"; all of them when none is named.
+            document: As in ``report``.
+            store: As in ``report``.
+            height: Pixels.
+
+        Raises:
+            InvalidOption: this answer's report has no such part.
+        """
+        from reader.html.shown import shown
+
+        return shown(self, parts, document=document, store=store, height=height)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """The whole answer as JSON; ``from_json`` reads it back."""

@@ -228,12 +228,12 @@ def list_strategies(context: typer.Context) -> None:
 @strategies_app.command("show")
 def show_strategy(name: str) -> None:
     """Print a strategy's state machine (Mermaid) and its options."""
-    from reader.run import compiled
+    from reader.drawing import draw
     from reader.strategy import find_strategy
 
     kind = find_strategy(name)
     typer.echo(f"{kind.title}. {kind.source}\n")
-    typer.echo(compiled(kind).get_graph(xray=True).draw_mermaid())
+    typer.echo(str(draw(name)))
     for field, info in kind.Options.model_fields.items():
         default = info.get_default()
         typer.echo(f"  {field} = {default!r}: {info.description}")
