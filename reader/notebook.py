@@ -140,9 +140,9 @@ class NotebookDownloads:
 
 def _tqdm(**arguments: Any) -> Any:
     if find_spec("ipywidgets") is not None:
-        from tqdm.notebook import tqdm as widget  # type: ignore[import-untyped]
+        from tqdm.notebook import tqdm as widget
 
         return widget(**arguments)
-    from tqdm import tqdm as line  # type: ignore[import-untyped]
+    from tqdm import tqdm as line
 
     return line(file=sys.stderr, **arguments)

@@ -158,6 +158,22 @@ def test_the_estimate_is_within_15_percent_of_the_prompt_tokens(store, strategy,
 
 
 @BOTH
+def test_before_a_pass_was_seen_the_estimate_says_what_full_slots_cost(store, strategy):
+    asked = [question(p) for p in EIGHT]
+    with package.open(tale(400), model=model(SlotScript()), store=store) as book:
+        expected = book.estimate_many(asked, strategy)
+        full = int(
+            re.search(r"([\d,]+) tokens in if every slot fills up", expected.basis)[1].replace(
+                ",", ""
+            )
+        )
+        assert full > 1.1 * expected.prompt_tokens
+        book.ask_many(asked, strategy)
+        again = book.estimate_many([q + "?" for q in asked], strategy)
+    assert "fills up" not in again.basis
+
+
+@BOTH
 def test_questions_that_do_not_fit_one_pass_are_divided_over_several(store, strategy):
     script = SlotScript()
     parts = tuple(range(1, 9))

@@ -283,6 +283,18 @@ def test_no_server_at_the_address():
         r.answer(tale(2), "Q?")
 
 
+def test_a_whole_store_opens_while_another_process_holds_its_gate(tmp_path, monkeypatch):
+    Store(tmp_path).close()
+
+    def held(folder):
+        raise AssertionError("it waits for the gate")
+
+    monkeypatch.setattr("reader.memory.store.gate", held)
+    Store(tmp_path).close()
+    with pytest.raises(AssertionError, match="waits"):
+        Store(tmp_path / "new")
+
+
 def test_a_corrupt_store_is_moved_aside_reported_and_rebuilt(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()

@@ -437,6 +437,20 @@ def test_an_answered_question_is_not_asked_again():
         assert len(server.requests) == asked
 
 
+@pytest.mark.parametrize("dialect", ["vllm", "llama.cpp"])
+def test_no_server_is_asked_how_long_nothing_is(dialect):
+    async def main():
+        model = ServedModel(server.url)
+        info = await model.info()
+        asked = len(server.requests)
+        counts = await info.counter.count(["", ""])
+        await model.aclose()
+        return counts, len(server.requests) - asked
+
+    with LocalServer(dialect=dialect) as server:
+        assert asyncio.run(main()) == ([0, 0], 0)
+
+
 def test_the_address_has_one_form():
     model = ServedModel("HTTP://Me:pw@Example.ORG:8000/v1/", "m")
     assert model.identity == "http://example.org:8000/v1#m"

@@ -13,7 +13,7 @@ replies and notes stay in the reader's store. The caller closes the ``Reader``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -27,6 +27,7 @@ from reader.calls import checked
 from reader.documents import Document
 from reader.errors import DocumentNotFound, InvalidOption, RunNotFound
 from reader.events import AnswerToken, ChunkRead, Emit, Event, Notice, Progress
+from reader.memory.checkpoints import InPlace
 from reader.run import Machine, Shared, compiled, drive, replay
 from reader.session import Reader
 from reader.strategy import Reading, Strategy, find_strategy, read_options
@@ -282,8 +283,8 @@ def _with_asynchronous_saver(config: RunnableConfig) -> RunnableConfig:
     return {**config, "configurable": found}
 
 
-class _InPlace(BaseCheckpointSaver[Any]):
-    """A synchronous saver whose asynchronous methods run the synchronous ones in place."""
+class _InPlace(InPlace):
+    """Another saver in place."""
 
     def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
         super().__init__(serde=saver.serde)
@@ -295,19 +296,7 @@ class _InPlace(BaseCheckpointSaver[Any]):
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         return self._saver.get_tuple(config)
 
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self._saver.get_tuple(config)
-
     def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        return self._saver.put(config, checkpoint, metadata, new_versions)
-
-    async def aput(
         self,
         config: RunnableConfig,
         checkpoint: Checkpoint,
@@ -324,21 +313,6 @@ class _InPlace(BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         self._saver.put_writes(config, writes, task_id, task_path)
-
-    async def aput_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        self._saver.put_writes(config, writes, task_id, task_path)
-
-    async def alist(
-        self, config: RunnableConfig | None, **options: Any
-    ) -> AsyncIterator[CheckpointTuple]:
-        for kept in self._saver.list(config, **options):
-            yield kept
 
     def list(self, config: RunnableConfig | None, **options: Any) -> Iterator[CheckpointTuple]:
         return self._saver.list(config, **options)

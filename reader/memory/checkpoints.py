@@ -15,6 +15,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -54,22 +55,12 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint is not what was written; never reaches a caller."""
 
 
-class CheckpointSaver(SqliteSaver):
-    """``SqliteSaver`` whose asynchronous methods run the synchronous ones in place."""
-
-    def __init__(self, connection: sqlite3.Connection, notices: list[str]) -> None:
-        super().__init__(connection, serde=SealedSerializer())
-        self._notices = notices
+class InPlace(BaseCheckpointSaver[Any]):
+    """A saver whose asynchronous methods run its synchronous ones in place."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See ``get_tuple``; None where the checkpoint is damaged: the run begins anew."""
-        try:
-            return self.get_tuple(config)
-        except DamagedCheckpoint:
-            self._notices.append(
-                "A checkpoint in the store was damaged; the run began anew with its kept replies."
-            )
-            return None
+        """See ``get_tuple``."""
+        return self.get_tuple(config)
 
     async def alist(
         self, config: RunnableConfig | None, **options: Any
@@ -101,6 +92,24 @@ class CheckpointSaver(SqliteSaver):
     async def adelete_thread(self, thread_id: str) -> None:
         """See ``delete_thread``."""
         self.delete_thread(thread_id)
+
+
+class CheckpointSaver(InPlace, SqliteSaver):
+    """``SqliteSaver`` in place, with a checksum in every checkpoint."""
+
+    def __init__(self, connection: sqlite3.Connection, notices: list[str]) -> None:
+        super().__init__(connection, serde=SealedSerializer())
+        self._notices = notices
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See ``get_tuple``; None where the checkpoint is damaged: the run begins anew."""
+        try:
+            return self.get_tuple(config)
+        except DamagedCheckpoint:
+            self._notices.append(
+                "A checkpoint in the store was damaged; the run began anew with its kept replies."
+            )
+            return None
 
 
 def open_saver(store: Store) -> CheckpointSaver:
