@@ -309,7 +309,7 @@ def check_budget(budget: Budget | None, closing: Closing, reading: Reading) -> N
         )
     if budget.calls is not None and budget.calls < calls:
         raise BudgetTooSmall(
-            f"The budget of {budget.calls} call{'s'[: budget.calls != 1]} is too small to start.",
+            f"The budget of {budget.calls} calls is too small to start.",
             hint=f"This run needs at least {calls}.",
         )
     if budget.tokens is not None and budget.tokens < prompt + completion:
