@@ -1,4 +1,4 @@
-"""Recall of gold passages: BM25, vectors, last layer, calibrated heads, fused.
+"""Recall of gold passages: BM25, vectors, last layer, heads, a second look, fused.
 
     python benchmarks/attention_recall.py DATA.jsonl.gz --scorer embedded:tiny --out results.jsonl
 
@@ -14,15 +14,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reader.attention.calibration import Example, read_examples, recall
 from reader.attention.looking import Looker
 from reader.attention.model import Head
+from reader.attention.ranking import by_score, fused, refined, second_look
 from reader.attention.windows import passage_scores, request
 from reader.bm25 import BM25Index
-from reader.fusion import reciprocal_rank_fusion
 from reader.llm.embedders import open_embedder
 
-METHODS = ("bm25", "dense", "last layer", "heads", "heads, N/A", "fused", "fused with dense")
+METHODS = (
+    "bm25",
+    "dense",
+    "last layer",
+    "heads",
+    "heads, N/A",
+    "fused",
+    "second look",
+    "second look, fused",
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -34,10 +45,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=1_600)
     parser.add_argument("--dense", default="minilm", help="an embedder, or none")
     return parser.parse_args()
-
-
-def by_score(scores: Any) -> list[int]:
-    return sorted(range(len(scores)), key=lambda at: (-float(scores[at]), at))
 
 
 async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, list[int]]:
@@ -65,10 +72,13 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
         vectors = await dense.embed([question, *texts])
         lists["dense"] = by_score(vectors[1:] @ vectors[0])
     best = lists["heads, N/A" if looker.calibrate else "heads"]
-    lists["fused"] = [n for n, _ in reciprocal_rank_fusion([best, lists["bm25"]])]
-    if dense is not None:
-        every = [best, lists["bm25"], lists["dense"]]
-        lists["fused with dense"] = [n for n, _ in reciprocal_rank_fusion(every)]
+    once = lists["fused"] = fused(best, lists["bm25"])
+    lists["second look"], lists["second look, fused"] = best, once
+    if len(windows) > 1 and (again := await second_look(looker, texts, question, once)):
+        scores = passage_scores([again[0]], [again[1]], len(texts))
+        twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
+        lists["second look"] = refined(once, twice, [])
+        lists["second look, fused"] = refined(once, twice, lists["bm25"])
     return lists
 
 

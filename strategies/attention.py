@@ -117,7 +117,9 @@ class AttentionGuided(Strategy[AttentionOptions]):
         prompt = self._seen(reading, "answer prompt", guess, whole)
         draft = self._seen(reading, "draft", DRAFT_TOKENS, DRAFT_TOKENS) if drafts else 0
         prompt += self._seen(reading, "draft prompt", guess, whole) if drafts else 0
-        tokens = sum(len(window.prefix) for window in plan.windows)
+        sizes = [len(window.prefix) for window in plan.windows]
+        looks = len(sizes) + (plan.options.method == "heads" and plan.twice)
+        tokens = sum(sizes) + max(sizes) * (looks - len(sizes))
         most = calls * (plan.fixed_tokens + plan.room)
         return estimate_of(
             reading,
@@ -129,7 +131,7 @@ class AttentionGuided(Strategy[AttentionOptions]):
             most=plan.form.output_tokens + DRAFT_TOKENS * drafts,
             seen=seen,
             bound=f"at most {most:,} tokens in; the scorer reads {tokens:,} tokens in"
-            f" {len(plan.windows)} windows besides",
+            f" {looks} windows besides",
         )
 
     def _seen(self, reading: Reading, kind: str, guess: int, most: int) -> int:

@@ -1,8 +1,9 @@
 """Calibrated retrieval heads: passages by where a few known heads look from the question.
 
 QRHead and QRRetriever (Zhang et al., EMNLP 2025, arXiv 2506.09944), after ICR (Chen et al., ICLR
-2025, arXiv 2410.02642). Two things differ: windows instead of one prompt that must hold everything,
-and fusing with BM25 by reciprocal rank, since words and heads miss different passages.
+2025, arXiv 2410.02642). Three things differ: windows instead of one prompt that must hold
+everything, a second look at the best passages of all windows, and fusing with BM25 by reciprocal
+rank, since words and heads miss different passages.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reader.attention.ranking import fused, refined, second_look
 from reader.attention.windows import BEST_TOKENS, Range, passage_scores
-from reader.fusion import reciprocal_rank_fusion
 
 from .attention_plan import SENTENCES_KEPT, Looking, Plan, Selection, merged
 
@@ -34,12 +35,18 @@ class CalibratedHeads(Looking):
         self, plan: Plan, notes: dict[int, dict[str, Any]], state: dict[str, Any]
     ) -> Selection:
         """The first k passages of the ranking and those beside them, in the document's order."""
-        by_heads = ranking(notes)
         lexical = plan.lexical() if plan.options.fuse else []
-        ranked = fused(by_heads, lexical)
+        ranked = fused(ranking(notes), lexical)
+        how = "heads and BM25" if lexical else "heads"
+        if plan.twice and len(notes) == len(plan.windows):
+            again = await second_look(plan.looker, plan.passages(), plan.question, ranked)
+            if again is not None:
+                note = note_of(plan, *again)
+                ranked = refined(ranked, ranking({0: note}), lexical)
+                notes = {0: note}
+                how += f", a second look at {len(note['passages'])}"
         best, shown = with_neighbours(plan, ranked)
         evidence = evidence_of(plan, notes, shown)
-        how = "heads and BM25" if lexical else "heads"
         names = ", ".join(str(number + 1) for number in ranked[: len(best)])
         return Selection(
             shown=tuple(shown),
@@ -67,11 +74,6 @@ def ranking(notes: dict[int, dict[str, Any]]) -> list[int]:
         for number, score in note["passages"]:
             scores[number] = max(score, scores.get(number, score))
     return sorted(scores, key=lambda number: (-scores[number], number))
-
-
-def fused(by_heads: Sequence[int], lexical: Sequence[int]) -> list[int]:
-    """Both rankings as one; the heads' alone where words say nothing."""
-    return [number for number, _ in reciprocal_rank_fusion([by_heads, lexical])]
 
 
 def with_neighbours(plan: Plan, ranked: Sequence[int]) -> tuple[list[int], list[Range]]:

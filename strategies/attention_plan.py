@@ -70,6 +70,10 @@ class AttentionOptions(AnswerOptions):
         default=None, description='subtract what the question "N/A" draws; as the table says'
     )
     fuse: bool = Field(default=True, description="fuse with BM25 by reciprocal rank (heads)")
+    twice: bool = Field(
+        default=True,
+        description="read the best passages of all windows again, side by side in one (heads)",
+    )
     k: int = Field(default=5, ge=1, description="passages shown (heads, sorting)")
     neighbours: int = Field(
         default=1, ge=0, description="passages shown beside each, before and after (heads)"
@@ -165,6 +169,11 @@ class Plan:
             )
         reading.chunks = await reading.cut(ChunkOptions(chunk_tokens=size).chunk_tokens)
         self.windows = self.looker.windows(self.passages(), [self.question])
+
+    @property
+    def twice(self) -> bool:
+        """Whether the best passages of several windows are to be read again in one."""
+        return self.options.twice and len(self.windows) > 1
 
     def passages(self) -> list[str]:
         """The texts of the passages."""

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from reader.attention.model import Head
+from reader.attention.ranking import fused
 from reader.attention.windows import BEST_TOKENS, passage_scores, request
 
-from .attention_heads import evidence_of, fused, note_of, ranking
+from .attention_heads import evidence_of, note_of, ranking
 from .attention_plan import Looking, Plan, Selection
 
 ROUNDS = 3

@@ -223,7 +223,7 @@ def test_the_estimate_is_within_a_fifth_of_a_run(method, options, table, store):
     }
     with reader.Reader(answerer(2048), store=store) as r:
         bound = r.estimate(book(60), QUESTION, "attention", **more)
-        r.answer(book(20), f"{QUESTION} Tell me.", "attention", **more)
+        r.answer(book(60, 30), f"{QUESTION} Tell me.", "attention", **more)
         expected = r.estimate(book(60), QUESTION, "attention", **more)
         used = r.answer(book(60), QUESTION, "attention", **more).usage
     assert (expected.calls, expected.depth) == (used.calls, used.depth)
@@ -301,7 +301,13 @@ def test_eight_questions_at_once_cost_little_more_than_one(table, store):
             await asyncio.gather(
                 *(
                     many.aanswer(
-                        book(), name, "attention", scorer=scorer, heads=table, scorer_window=400
+                        book(),
+                        name,
+                        "attention",
+                        scorer=scorer,
+                        heads=table,
+                        scorer_window=400,
+                        twice=False,
                     )
                     for name in names
                 )
@@ -310,6 +316,25 @@ def test_eight_questions_at_once_cost_little_more_than_one(table, store):
     asyncio.run(main())
     assert len({request.prefix for request in scorer.requests}) == len(scorer.read)
     assert len(scorer.requests) == 8 * len(scorer.read)
+
+
+def test_the_best_passages_of_all_windows_are_looked_at_again_in_one(table):
+    for twice in (True, False):
+        scorer = WordAttention()
+        answer = ask(book(), answerer(), scorer, table, twice=twice)
+        assert answer.text == "Oren Tallis"
+        windows = len({request.prefix for request in scorer.requests})
+        again = "a second look at" in answer.trace.steps[0].text
+        assert again == twice
+        if twice:
+            more = windows
+    assert more == windows + 1
+
+
+def test_a_document_of_one_window_is_looked_at_once(table):
+    scorer = WordAttention()
+    ask(f"Short. {FACT}", answerer(), scorer, table)
+    assert len(scorer.requests) == 1
 
 
 def test_a_model_folder_from_end_to_end(tmp_path):

@@ -259,6 +259,28 @@ def test_rank_puts_the_passage_with_the_answer_first():
     assert len(best) == 3
 
 
+def test_the_second_look_compares_passages_of_different_windows():
+    """A passage shares attention with its neighbours; alone among strangers, a poor one looks rich.
+
+    All words of the question stand often in the first window, one of them once in the last.
+    """
+    crowd = ["Some amber lay there in the sand.", "Some keeper sat there in the sand."] * 12
+    right, poor = "The amber keeper sat there.", "A keeper."
+    strangers = ["Nothing at all of that kind is told here."] * 40
+    passages = [right, *crowd, *strangers, poor]
+
+    def best(twice):
+        return attention.rank(
+            "amber keeper", passages, model=WordAttention(), table=TABLE, window=300, twice=twice
+        )
+
+    assert passages[best(False)[0].index] == poor
+    found = best(True)
+    assert passages[found[0].index] == right
+    assert sorted(one.index for one in found) == list(range(len(passages)))
+    assert all(a.score >= b.score for a, b in pairwise(found))
+
+
 def test_what_a_question_without_content_draws_is_subtracted():
     """Head (0, 0) looks at the first token whatever is asked."""
 

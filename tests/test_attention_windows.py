@@ -95,3 +95,22 @@ def test_a_passage_counts_by_its_best_tokens_and_its_best_part():
     np.testing.assert_allclose(passage_scores(windows, lead, 2, best=2)[1], [1.5, 8.0])
     asked = request(windows[0], [layout.tail("x")], [])
     assert asked.columns == windows[0].columns
+
+
+@given(st.lists(PASSAGE, min_size=1, max_size=30), st.integers(70, 200), st.randoms())
+def test_the_best_passages_fill_one_window_under_their_own_numbers(passages, room, random):
+    ranked = random.sample(range(len(passages)), len(passages))
+    layout = Layout(Words(), 400)
+    window = layout.best_window(passages, ranked, room)
+    sizes = [len(Words().encode(p).ids) + 1 for p in passages]
+    if window is None:
+        assert all(size > room for size in sizes)
+        return
+    assert len(window.prefix) - window.first <= room
+    numbers = [piece.passage for piece in window.pieces]
+    assert numbers == sorted(set(numbers))
+    for piece in window.pieces:
+        assert piece.encoding.ids == Words().encode(passages[piece.passage]).ids
+    left = room - sum(sizes[n] for n in numbers)
+    best = ranked[: ranked.index(max(numbers, key=ranked.index))]
+    assert all(n in numbers or sizes[n] > left for n in best)

@@ -458,3 +458,5 @@ def test_reciprocal_rank_fusion_by_hand():
     assert [item for item, _ in ranked] == ["b", "a", "d", "c"]
     assert dict(ranked)["b"] == pytest.approx(1 / 62 + 1 / 61)
     assert reciprocal_rank_fusion([[], ["x", "x", "y"]], k=0) == [("x", 1.0), ("y", 0.5)]
+    weighed = reciprocal_rank_fusion([["a", "b"], ["b", "a"]], weights=[1.0, 3.0])
+    assert [item for item, _ in weighed] == ["b", "a"]

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reader.attention.looking import Ranked, arank, rank
     from reader.attention.model import (
         AttentionInfo,
         AttentionModel,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         Head,
         Tail,
     )
+    from reader.attention.ranking import Ranked, arank, rank
     from reader.attention.resolve import open_attention
 
 _HOMES = {
@@ -28,11 +28,11 @@ _HOMES = {
     "AttentionRequest": "model",
     "AttentionScores": "model",
     "Head": "model",
-    "Ranked": "looking",
+    "Ranked": "ranking",
     "Tail": "model",
-    "arank": "looking",
+    "arank": "ranking",
     "open_attention": "resolve",
-    "rank": "looking",
+    "rank": "ranking",
 }
 
 __all__ = [

@@ -23,7 +23,7 @@ from reader.attention.windows import (
     passage_scores,
     request,
 )
-from reader.errors import EmptyQuestion, WindowTooSmall
+from reader.errors import WindowTooSmall
 
 if TYPE_CHECKING:
     from reader.attention.model import FloatArray
@@ -151,87 +151,3 @@ class Looker:
         windows = self.windows(passages, questions)
         scores = await self.tokens(windows, questions)
         return [passage_scores(windows, mine, len(passages), best) for mine in scores]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A passage in a ranking.
-
-    Attributes:
-        index: Its number among the passages.
-        score: Mean attention to its best tokens; comparable within one call only.
-    """
-
-    index: int
-    score: float
-
-
-async def arank(
-    question: str,
-    passages: Sequence[str],
-    *,
-    model: AttentionSpec = None,
-    window: int | None = None,
-    table: HeadTable | None = None,
-    store: Store | None = None,
-    calibrate: bool | None = None,
-    limit: int | None = None,
-) -> list[Ranked]:
-    """The asynchronous twin of ``rank``."""
-    if not question.strip():
-        raise EmptyQuestion("The question is empty.", hint="Pass a question.")
-    texts = [passage if passage.strip() else "-" for passage in passages]
-    if not texts:
-        return []
-    looker = await Looker.open(model, window=window, table=table, store=store, calibrate=calibrate)
-    (scores,) = await looker.passages(texts, [question])
-    order = sorted(range(len(texts)), key=lambda at: (-scores[at], at))
-    return [Ranked(at, float(scores[at])) for at in order[:limit]]
-
-
-def rank(
-    question: str,
-    passages: Sequence[str],
-    *,
-    model: AttentionSpec = None,
-    window: int | None = None,
-    table: HeadTable | None = None,
-    store: Store | None = None,
-    calibrate: bool | None = None,
-    limit: int | None = None,
-) -> list[Ranked]:
-    """Rank passages by where a small model's heads look: a reranker without training.
-
-    Args:
-        question: The question or query.
-        passages: Any number, of any length; each is read with its neighbours in windows.
-        model: "transformers:PATH", "embedded", "embedded:tiny", "embedded:large", "vllm:URL", or an
-            ``AttentionModel``; None is "embedded".
-        window: Tokens that are read at once.
-        table: Heads; the model's own table by default. A model without one is calibrated on
-            generated needles first, in a minute or so, once where ``store`` is given.
-        store: Where such a calibration is kept.
-        calibrate: Subtract what a question without content draws; as the table says by default.
-        limit: So many at most.
-
-    Returns:
-        The best first.
-
-    Raises:
-        ReaderError: the question is empty or too long, the model cannot be had or looked into.
-    """
-    from anyio.from_thread import start_blocking_portal
-
-    with start_blocking_portal() as portal:
-        return portal.call(
-            lambda: arank(
-                question,
-                passages,
-                model=model,
-                window=window,
-                table=table,
-                store=store,
-                calibrate=calibrate,
-                limit=limit,
-            )
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -170,6 +170,35 @@ class Layout:
             size += weight
             done += weight
         return [self._window(group) for group in groups]
+
+    def best_window(
+        self, passages: Sequence[str], ranked: Sequence[int], room: int
+    ) -> Window | None:
+        """One window of the passages that come first in a ranking, as many as fit, in their order.
+
+        Args:
+            passages: All passages.
+            ranked: Their numbers, the best first.
+            room: Tokens of passages.
+
+        Returns:
+            None where no passage fits whole.
+        """
+        chosen: list[int] = []
+        left = room
+        for number in ranked:
+            size = len(self.tokenizer.encode(passages[number]).ids) + len(self.separator)
+            if len(self.separator) < size <= left:
+                chosen.append(number)
+                left -= size
+            if left < LEAST_ROOM:
+                break
+        if not chosen:
+            return None
+        chosen.sort()
+        (window,) = self.windows([passages[number] for number in chosen], room)
+        pieces = tuple(piece._replace(passage=chosen[piece.passage]) for piece in window.pieces)
+        return replace(window, pieces=pieces)
 
     def _pieces(self, passages: Sequence[str], room: int) -> list[Piece]:
         most = room - len(self.separator)

@@ -1,0 +1,177 @@
+"""Rankings of passages by heads: a first look at all of them, a second one at the best, fusion.
+
+Attention is shared out among what stands in a window, so scores of two windows compare badly. The
+second look puts the best passages of all windows side by side in one and asks again; it costs one
+window, whatever the length of the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reader.attention.heads import HeadTable
+from reader.attention.looking import Looker
+from reader.attention.model import AttentionSpec
+from reader.attention.windows import Window, passage_scores
+from reader.errors import EmptyQuestion
+from reader.fusion import reciprocal_rank_fusion
+
+if TYPE_CHECKING:
+    from reader.attention.model import FloatArray
+    from reader.memory.store import Store
+
+LEXICAL_WEIGHT = 0.5
+"""Of BM25 beside the heads."""
+
+
+async def second_look(
+    looker: Looker, passages: Sequence[str], question: str, ranked: Sequence[int]
+) -> tuple[Window, FloatArray] | None:
+    """Read the best passages of a ranking again, side by side in one window.
+
+    Returns:
+        The window, whose pieces have the passages' numbers, and the scores of its tokens; None
+        where no passage fits a window whole.
+
+    Raises:
+        WindowTooSmall: the question leaves no room.
+        ModelError: the model failed.
+    """
+    room = looker.layout.room(looker.tails([question]))
+    window = looker.layout.best_window(passages, ranked, room)
+    if window is None:
+        return None
+    ((values,),) = await looker.tokens([window], [question])
+    return window, values
+
+
+def fused(by_heads: Sequence[int], lexical: Sequence[int]) -> list[int]:
+    """Both rankings as one, by reciprocal rank; the heads' alone where words say nothing."""
+    weights = (1.0, LEXICAL_WEIGHT)
+    return [n for n, _ in reciprocal_rank_fusion([by_heads, lexical], weights=weights)]
+
+
+def by_score(scores: FloatArray) -> list[int]:
+    """Numbers of passages, the best score first; of equals, the first."""
+    return sorted(range(len(scores)), key=lambda at: (-scores[at], at))
+
+
+def refined(ranked: Sequence[int], again: Sequence[int], lexical: Sequence[int]) -> list[int]:
+    """A ranking after the second look: those looked at twice first, fused with ``lexical``.
+
+    Args:
+        ranked: Of the first look.
+        again: The passages of the second look in its order.
+        lexical: By words; may be empty.
+    """
+    twice = set(again)
+    rest = [number for number in ranked if number not in twice]
+    order = fused([*again, *rest], lexical)
+    return [n for n in order if n in twice] + rest
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A passage in a ranking.
+
+    Attributes:
+        index: Its number among the passages.
+        score: Mean attention to its best tokens, of the second look where there was one; passages
+            that were looked at once stand below those. Comparable within one call only.
+    """
+
+    index: int
+    score: float
+
+
+async def arank(
+    question: str,
+    passages: Sequence[str],
+    *,
+    model: AttentionSpec = None,
+    window: int | None = None,
+    table: HeadTable | None = None,
+    store: Store | None = None,
+    calibrate: bool | None = None,
+    twice: bool = True,
+    limit: int | None = None,
+) -> list[Ranked]:
+    """The asynchronous twin of ``rank``."""
+    if not question.strip():
+        raise EmptyQuestion("The question is empty.", hint="Pass a question.")
+    texts = [passage if passage.strip() else "-" for passage in passages]
+    if not texts:
+        return []
+    looker = await Looker.open(model, window=window, table=table, store=store, calibrate=calibrate)
+    windows = looker.windows(texts, [question])
+    (tokens,) = await looker.tokens(windows, [question])
+    scores = passage_scores(windows, tokens, len(texts))
+    if twice and len(windows) > 1:
+        again = await second_look(looker, texts, question, by_score(scores))
+        if again is not None:
+            scores = _above(passage_scores([again[0]], [again[1]], len(texts)), scores)
+    return [Ranked(at, float(scores[at])) for at in by_score(scores)[:limit]]
+
+
+def _above(second: FloatArray, first: FloatArray) -> FloatArray:
+    """Scores of the second look, and those of the first look for the rest, moved below them."""
+    import numpy as np
+
+    twice = np.isfinite(second)
+    if twice.all():
+        return second
+    gap = max(float(first[~twice].max() - second[twice].min()), 0.0)
+    return np.asarray(np.where(twice, second, first - gap), np.float32)
+
+
+def rank(
+    question: str,
+    passages: Sequence[str],
+    *,
+    model: AttentionSpec = None,
+    window: int | None = None,
+    table: HeadTable | None = None,
+    store: Store | None = None,
+    calibrate: bool | None = None,
+    twice: bool = True,
+    limit: int | None = None,
+) -> list[Ranked]:
+    """Rank passages by where a small model's heads look: a reranker without training.
+
+    Args:
+        question: The question or query.
+        passages: Any number, of any length; each is read with its neighbours in windows.
+        model: "transformers:PATH", "embedded", "embedded:tiny", "embedded:large", "vllm:URL", or an
+            ``AttentionModel``; None is "embedded".
+        window: Tokens that are read at once.
+        table: Heads; the model's own table by default. A model without one is calibrated on
+            generated needles first, in a minute or so, once where ``store`` is given.
+        store: Where such a calibration is kept.
+        calibrate: Subtract what a question without content draws; as the table says by default.
+        twice: Read the best passages once more, side by side, where they stood in several windows.
+        limit: So many at most.
+
+    Returns:
+        The best first.
+
+    Raises:
+        ReaderError: the question is empty or too long, the model cannot be had or looked into.
+    """
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal:
+        return portal.call(
+            lambda: arank(
+                question,
+                passages,
+                model=model,
+                window=window,
+                table=table,
+                store=store,
+                calibrate=calibrate,
+                twice=twice,
+                limit=limit,
+            )
+        )
