@@ -32,7 +32,8 @@ METHODS = (
     "heads, N/A",
     "fused",
     "second look",
-    "second look, fused",
+    "second look, BM25",
+    "second look, BM25, vectors",
 )
 
 
@@ -73,12 +74,24 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
         lists["dense"] = by_score(vectors[1:] @ vectors[0])
     best = lists["heads, N/A" if looker.calibrate else "heads"]
     once = lists["fused"] = fused(best, lists["bm25"])
-    lists["second look"], lists["second look, fused"] = best, once
-    if len(windows) > 1 and (again := await second_look(looker, texts, question, once)):
+    lists["second look"], lists["second look, BM25"] = best, once
+    if dense is not None:
+        lists["second look, BM25, vectors"] = fused(best, lists["bm25"], lists["dense"])
+
+    async def twice(ranked: list[int]) -> list[int]:
+        if len(windows) == 1 or not (again := await second_look(looker, texts, question, ranked)):
+            return []
         scores = passage_scores([again[0]], [again[1]], len(texts))
-        twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
-        lists["second look"] = refined(once, twice, [])
-        lists["second look, fused"] = refined(once, twice, lists["bm25"])
+        return [n for n in by_score(scores) if np.isfinite(scores[n])]
+
+    if again := await twice(once):
+        lists["second look"] = refined(once, again)
+        lists["second look, BM25"] = refined(once, again, lists["bm25"])
+        if dense is not None:
+            every = lists["second look, BM25, vectors"]
+            lists["second look, BM25, vectors"] = refined(
+                every, await twice(every), lists["bm25"], lists["dense"]
+            )
     return lists
 
 

@@ -36,13 +36,14 @@ class CalibratedHeads(Looking):
     ) -> Selection:
         """The first k passages of the ranking and those beside them, in the document's order."""
         lexical = plan.lexical() if plan.options.fuse else []
-        ranked = fused(ranking(notes), lexical)
-        how = "heads and BM25" if lexical else "heads"
+        dense = await plan.dense() if plan.options.fuse else []
+        ranked = fused(ranking(notes), lexical, dense)
+        how = "heads" + " and BM25" * bool(lexical) + " and vectors" * bool(dense)
         if plan.twice and len(notes) == len(plan.windows):
             again = await second_look(plan.looker, plan.passages(), plan.question, ranked)
             if again is not None:
                 note = note_of(plan, *again)
-                ranked = refined(ranked, ranking({0: note}), lexical)
+                ranked = refined(ranked, ranking({0: note}), lexical, dense)
                 notes = {0: note}
                 how += f", a second look at {len(note['passages'])}"
         best, shown = with_neighbours(plan, ranked)

@@ -21,13 +21,14 @@ from reader.attention.model import AttentionModel, Head
 from reader.attention.windows import Range, Window, top_mean
 from reader.bm25 import BM25Index
 from reader.chunking import ChunkOptions, room
-from reader.errors import InvalidOption
+from reader.errors import InvalidOption, LimitReached
 from reader.llm.cleaning import sentences
 from reader.prompts import fence, load_prompts
 from reader.strategy import Reading
 from reader.tokens import estimated
 
 from .final_answer import AnswerForm, AnswerOptions, needs_question
+from .passages import TRANSIENT, EmbedderOption, Passages, named
 
 if TYPE_CHECKING:
     from reader.attention.model import FloatArray
@@ -41,13 +42,6 @@ LONGEST_SENTENCE = 600  # characters; what is longer is cut into parts of it
 Method: TypeAlias = Literal["heads", "infiniretri", "attrieval", "gemfilter", "sorting"]
 
 
-def _named(scorer: Any) -> str | None:
-    """What stands for a scorer in keys and in the trace."""
-    if scorer is None or isinstance(scorer, str):
-        return scorer
-    return str(getattr(scorer, "identity", type(scorer).__name__))
-
-
 class AttentionOptions(AnswerOptions):
     """Options of the attention strategy; ``chunk_tokens`` is the size of a passage."""
 
@@ -55,7 +49,7 @@ class AttentionOptions(AnswerOptions):
     preset: Literal["calibrated", "paper"] = Field(
         default="calibrated", description="retrieval heads, or the paper's own layers and rows"
     )
-    scorer: Annotated[Any, PlainSerializer(_named)] = Field(
+    scorer: Annotated[Any, PlainSerializer(named)] = Field(
         default=None,
         description="whose heads look: transformers:PATH, embedded, embedded:tiny, vllm:URL, or an"
         " AttentionModel; embedded by default",
@@ -69,7 +63,16 @@ class AttentionOptions(AnswerOptions):
     calibrate: bool | None = Field(
         default=None, description='subtract what the question "N/A" draws; as the table says'
     )
-    fuse: bool = Field(default=True, description="fuse with BM25 by reciprocal rank (heads)")
+    fuse: bool = Field(
+        default=True,
+        description="fuse with BM25, and with vectors where there is an embedder, by reciprocal"
+        " rank (heads)",
+    )
+    embedder: EmbedderOption = Field(
+        default=None,
+        description="vectors to fuse with: http://HOST/v1#NAME, openai:NAME, minilm,"
+        " sentence-transformers:PATH, or an Embedder",
+    )
     twice: bool = Field(
         default=True,
         description="read the best passages of all windows again, side by side in one (heads)",
@@ -123,6 +126,7 @@ class Plan:
     looker: Looker
     fixed_tokens: int = 0
     room: int = 0
+    passage_tokens: int = PASSAGE_TOKENS
     windows: list[Window] = field(default_factory=list)
     batch: int = 2
 
@@ -167,7 +171,8 @@ class Plan:
                 f"A passage of {size} tokens does not fit a window of {self.window}.",
                 hint=f"At most {self.room - FENCE_TOKENS} fit.",
             )
-        reading.chunks = await reading.cut(ChunkOptions(chunk_tokens=size).chunk_tokens)
+        self.passage_tokens = size
+        reading.chunks = await reading.cut(size)
         self.windows = self.looker.windows(self.passages(), [self.question])
 
     @property
@@ -182,6 +187,26 @@ class Plan:
     def lexical(self) -> list[int]:
         """Passages by BM25, the best first."""
         return [index for index, _ in BM25Index(self.passages()).rank(self.question)]
+
+    async def dense(self) -> list[int]:
+        """Passages by their vectors, the best first; none without an embedder, or where it fails.
+
+        Raises:
+            ReaderError: the embedder cannot be had.
+        """
+        spec = self.options.embedder
+        if spec is None:
+            return []
+        passages = Passages(
+            self.reading, ChunkOptions(chunk_tokens=self.passage_tokens), self.question
+        )
+        try:
+            while await passages.embed_next(spec):
+                pass
+            return await passages.dense(spec)
+        except (*TRANSIENT, LimitReached) as error:
+            self.reading.warn(f"{error.message} The passages were ranked without vectors.")
+            return []
 
     def whole_or_likeliest(self, first: Sequence[Range] = ()) -> list[Range]:
         """Passages in the order in which they should be shown where not all fit.

@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, PlainSerializer
 
 from reader.bm25 import BM25Index
 from reader.chunking import Chunk, ChunkOptions, chunk_key
@@ -30,6 +32,23 @@ PART = 256
 SHORTEST_LIMIT = 200  # characters; an embedder that reads less is not believed
 DEEP = 100  # passages of the dense ranking that take part in a fusion
 TRANSIENT = (ServerFailed, ModelTimeout, RateLimited, BadReply)
+
+
+def named(model: Any) -> str | None:
+    """What stands for an embedder or a scorer in keys and in the trace."""
+    if model is None or isinstance(model, str):
+        return model
+    return str(getattr(model, "identity", type(model).__name__))
+
+
+def _is_embedder(value: Any) -> Any:
+    if value is None or isinstance(value, str | Embedder):
+        return value
+    raise ValueError("an embedder is a name or an object with info, embed and aclose")
+
+
+EmbedderOption: TypeAlias = Annotated[Any, AfterValidator(_is_embedder), PlainSerializer(named)]
+"""An option that names or is an embedder; None for none."""
 
 
 @dataclass(slots=True)

@@ -9,19 +9,18 @@ and leaving out LaRA's reranker, are ours.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
-from pydantic import Field, PlainSerializer, field_validator
+from pydantic import Field
 
 from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
 from reader.chunking import MIN_CHUNK, ChunkOptions, room
 from reader.errors import InvalidOption, LimitReached
 from reader.events import ChunkRead
-from reader.llm.embedders import Embedder, EmbedderSpec
 from reader.prompts import fence, load_prompts, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 
@@ -38,7 +37,7 @@ from .final_answer import (
     outcome_of,
     status_of,
 )
-from .passages import PART, SHORTEST_LIMIT, TRANSIENT, Passages, Ranker, fused
+from .passages import PART, SHORTEST_LIMIT, TRANSIENT, EmbedderOption, Passages, Ranker, fused
 
 PROMPTS = load_prompts("reader.strategies", "rag")
 PASSAGE_TOKENS = 600
@@ -47,20 +46,13 @@ FENCE_TOKENS = 24  # around each passage, from above
 NOT_RETRIEVED = "not among the passages retrieved"
 
 
-def _named(embedder: EmbedderSpec | None) -> str | None:
-    """What stands for an embedder in keys and in the trace."""
-    if embedder is None or isinstance(embedder, str):
-        return embedder
-    return str(getattr(embedder, "identity", type(embedder).__name__))
-
-
 class RagOptions(AnswerOptions):
     """Options of retrieve-then-answer; ``chunk_tokens`` is the size of a passage."""
 
     retriever: Ranker = Field(
         default="hybrid", description="bm25, dense, or both fused by reciprocal rank"
     )
-    embedder: Annotated[Any, PlainSerializer(_named)] = Field(
+    embedder: EmbedderOption = Field(
         default=None,
         description="for dense and hybrid: http://HOST/v1#NAME, openai:NAME, minilm,"
         " sentence-transformers:PATH, or an Embedder",
@@ -73,13 +65,6 @@ class RagOptions(AnswerOptions):
         default="rank", description="of the passages in the prompt"
     )
     quotes: bool = Field(default=True, description="the answer is followed by a checked quote")
-
-    @field_validator("embedder")
-    @classmethod
-    def _is_embedder(cls, value: Any) -> Any:
-        if value is None or isinstance(value, str | Embedder):
-            return value
-        raise ValueError("an embedder is a name or an object with info, embed and aclose")
 
 
 class Plan:

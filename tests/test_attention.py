@@ -13,10 +13,11 @@ from reader.attention.heads import HeadTable
 from reader.errors import (
     InvalidOption,
     OutOfMemory,
+    ServerFailed,
     UnknownModel,
     WindowTooSmall,
 )
-from reader.testing import FunctionModel
+from reader.testing import FunctionModel, WordEmbedder
 
 FACT = "The keeper of the lighthouse was called Oren Tallis."
 QUESTION = "Who was the keeper of the lighthouse?"
@@ -405,3 +406,28 @@ def test_a_document_cannot_speak_to_the_answerer(table):
     assert prompt.count("</passage>") <= prompt.count("<passage>") + 1
     if "Ignore all rules" in prompt:
         assert "<passage_>" in prompt
+
+
+def test_vectors_join_heads_and_words_where_there_is_an_embedder(table, store):
+    embedder = WordEmbedder()
+    answer = ask(book(), answerer(), WordAttention(), table, embedder=embedder, store=store)
+    assert answer.text == "Oren Tallis"
+    assert answer.trace.steps[0].text.startswith("heads: heads and BM25 and vectors")
+    texts = len(embedder.embedded)
+    ask(book(), answerer(), WordAttention(), table, embedder=embedder, store=store, k=1)
+    assert len(embedder.embedded) == texts + 1  # the question's; those of the passages are kept
+
+
+def test_an_embedder_that_fails_is_done_without(table):
+    class Fails(WordEmbedder):
+        async def embed(self, texts):
+            raise ServerFailed("The server broke.", hint="Try again.")
+
+    answer = ask(book(), answerer(), WordAttention(), table, embedder=Fails())
+    assert answer.text == "Oren Tallis"
+    assert any("ranked without vectors" in text for text in answer.trace.warnings)
+
+
+def test_an_embedder_is_a_name_or_an_embedder(table):
+    with pytest.raises(InvalidOption, match="an embedder is"):
+        ask(book(), answerer(), WordAttention(), table, embedder=7)

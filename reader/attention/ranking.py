@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from reader.attention.model import FloatArray
     from reader.memory.store import Store
 
-LEXICAL_WEIGHT = 0.25
-"""Of BM25 beside the heads, from recall@5 on three sets (docs/attention.md)."""
+LEXICAL_WEIGHT, DENSE_WEIGHT = 0.25, 0.5
+"""Of BM25 and of vectors beside the heads, from recall@5 on three sets (docs/attention.md)."""
 
 
 async def second_look(
@@ -47,10 +47,12 @@ async def second_look(
     return window, values
 
 
-def fused(by_heads: Sequence[int], lexical: Sequence[int]) -> list[int]:
-    """Both rankings as one, by reciprocal rank; the heads' alone where words say nothing."""
-    weights = (1.0, LEXICAL_WEIGHT)
-    return [n for n, _ in reciprocal_rank_fusion([by_heads, lexical], weights=weights)]
+def fused(
+    by_heads: Sequence[int], lexical: Sequence[int] = (), dense: Sequence[int] = ()
+) -> list[int]:
+    """Rankings by heads, words and vectors as one, by reciprocal rank."""
+    weights = (1.0, LEXICAL_WEIGHT, DENSE_WEIGHT)
+    return [n for n, _ in reciprocal_rank_fusion([by_heads, lexical, dense], weights=weights)]
 
 
 def by_score(scores: FloatArray) -> list[int]:
@@ -58,17 +60,23 @@ def by_score(scores: FloatArray) -> list[int]:
     return sorted(range(len(scores)), key=lambda at: (-scores[at], at))
 
 
-def refined(ranked: Sequence[int], again: Sequence[int], lexical: Sequence[int]) -> list[int]:
-    """A ranking after the second look: those looked at twice first, fused with ``lexical``.
+def refined(
+    ranked: Sequence[int],
+    again: Sequence[int],
+    lexical: Sequence[int] = (),
+    dense: Sequence[int] = (),
+) -> list[int]:
+    """A ranking after the second look: those looked at twice come first, fused once more.
 
     Args:
         ranked: Of the first look.
         again: The passages of the second look in its order.
         lexical: By words; may be empty.
+        dense: By vectors; may be empty.
     """
     twice = set(again)
     rest = [number for number in ranked if number not in twice]
-    order = fused([*again, *rest], lexical)
+    order = fused([*again, *rest], lexical, dense)
     return [n for n in order if n in twice] + rest
 
 
