@@ -19,9 +19,12 @@ from typing import Any
 
 from reader.attention.calibration import paragraphs
 from reader.attention.looking import Looker
-from reader.attention.windows import BEST_TOKENS, top_mean
+from reader.attention.ranking import second_look
+from reader.attention.windows import BEST_TOKENS, Window, top_mean
 from reader.llm.cleaning import sentences
 
+TOP = 5  # sentences
+KEPT = 64  # sentences of all windows, a question
 DEPTHS = [n / 9 for n in range(10)]
 NEEDLES = [
     ("The locksmith of Aldmoor keeps the spare key under a {0} flowerpot.", "green"),
@@ -63,44 +66,77 @@ def haystack(books: Path, characters: int) -> tuple[list[str], list[str]]:
     return passages, needles
 
 
+def best_sentences(window: Window, values: Any, passages: list[str]) -> list[list[Any]]:
+    """The five best sentences of a window: mean of the best tokens, words, passage."""
+    found = []
+    for piece, (first, _) in zip(window.pieces, window.spans, strict=True):
+        offsets, text = piece.encoding.offsets, passages[piece.passage]
+        for start, end in sentences(text):
+            at = [n for n, (a, b) in enumerate(offsets) if a < end and b > start]
+            if at:
+                part = values[first + at[0] : first + at[-1] + 1]
+                found.append([float(top_mean(part, BEST_TOKENS)), text[start:end], piece.passage])
+    return sorted(found, reverse=True)[:TOP]
+
+
 async def scan(looker: Looker, tokens: int, books: Path, out: Path, known: dict[Any, Any]) -> Any:
-    """The five best sentences of each question over all windows, and the seconds."""
+    """Whether each needle is among the five best sentences: after one look, and after the second.
+
+    The second look reads the passages of the best sentences of all windows side by side in one.
+    """
     passages, needles = haystack(books, tokens * 4)
     windows = looker.windows(passages, QUESTIONS)
     best: list[list[list[Any]]] = [[] for _ in QUESTIONS]
-    seconds = 0.0
-    for number, window in enumerate(windows):
-        key = f"{looker.info.identity}/{tokens}/{number}"
+    seconds, peak = 0.0, 0.0
+
+    async def looked(key: str, look: Any) -> Any:
         if key not in known:
             began = time.perf_counter()
-            scores = await looker.tokens([window], QUESTIONS)
-            took = time.perf_counter() - began
-            tops = []
-            for (values,) in scores:
-                found = []
-                for piece, (first, _) in zip(window.pieces, window.spans, strict=True):
-                    offsets, text = piece.encoding.offsets, passages[piece.passage]
-                    for start, end in sentences(text):
-                        at = [n for n, (a, b) in enumerate(offsets) if a < end and b > start]
-                        if at:
-                            part = values[first + at[0] : first + at[-1] + 1]
-                            found.append([float(top_mean(part, BEST_TOKENS)), text[start:end]])
-                tops.append(sorted(found, reverse=True)[:5])
+            row = {"key": key, "tops": await look(), "seconds": time.perf_counter() - began}
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-            known[key] = {"key": key, "tops": tops, "seconds": took, "peak_gb": round(peak, 2)}
+            known[key] = row | {"peak_gb": round(peak, 2)}
             with out.open("a") as file:
                 file.write(json.dumps(known[key]) + "\n")
-        row = known[key]
+        return known[key]
+
+    for number, window in enumerate(windows):
+
+        async def first(window: Window = window) -> Any:
+            scores = await looker.tokens([window], QUESTIONS)
+            return [best_sentences(window, values, passages) for (values,) in scores]
+
+        row = await looked(f"{looker.info.identity}/{tokens}/{number}", first)
         seconds += row["seconds"]
+        peak = max(peak, row["peak_gb"])
         for mine, more in zip(best, row["tops"], strict=True):
-            mine[:] = sorted([*mine, *more], reverse=True)[:5]
+            mine[:] = sorted([*mine, *more], reverse=True)[:KEPT]
+
+    async def second() -> Any:
+        tops = []
+        for question, mine in zip(QUESTIONS, best, strict=True):
+            ranked = list(dict.fromkeys(passage for _, _, passage in mine))
+            again = await second_look(looker, passages, question, ranked)
+            tops.append(best_sentences(again[0], again[1], passages) if again else [])
+        return tops
+
+    again = best
+    if len(windows) > 1:
+        row = await looked(f"{looker.info.identity}/{tokens}/second", second)
+        again = row["tops"]
+        seconds += row["seconds"]
     hits = [
-        any(needle in text for _, text in mine) for needle, mine in zip(needles, best, strict=True)
+        [
+            any(needle in text for _, text, _ in mine[:TOP])
+            for needle, mine in zip(needles, found, strict=True)
+        ]
+        for found in (best, again)
     ]
     print(
-        f"{tokens:>9,} tokens, {len(windows)} windows: {sum(hits)} of {len(hits)}, {seconds:.0f} s"
+        f"{tokens:>9,} tokens, {len(windows)} windows: {sum(hits[0])} of {len(needles)} after one"
+        f" look, {sum(hits[1])} after the second, {seconds:.0f} s, peak {peak:.2f} GB",
+        flush=True,
     )
-    return hits
+    return hits[1]
 
 
 def draw(found: dict[int, list[bool]], path: Path) -> None:
