@@ -309,16 +309,16 @@ def check_budget(budget: Budget | None, closing: Closing, reading: Reading) -> N
         )
     if budget.calls is not None and budget.calls < calls:
         raise BudgetTooSmall(
-            f"The budget of {budget.calls} calls is too small to start.",
+            f"The budget (calls={budget.calls}) is too small to start.",
             hint=f"This run needs at least {calls}.",
         )
     if budget.tokens is not None and budget.tokens < prompt + completion:
         raise BudgetTooSmall(
-            f"The budget of {budget.tokens} tokens is too small to start.",
+            f"The budget (tokens={budget.tokens}) is too small to start.",
             hint=f"This run needs at least {prompt + completion}; a smaller window= needs less.",
         )
     if budget.usd is not None and price is not None and budget.usd < price.cost(prompt, completion):
         raise BudgetTooSmall(
-            f"The budget of ${budget.usd:g} is too small to start.",
+            f"The budget (usd={budget.usd:g}) is too small to start.",
             hint=f"This run needs at least ${price.cost(prompt, completion):.4f}.",
         )

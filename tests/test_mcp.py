@@ -142,7 +142,7 @@ def test_many_questions_are_read_in_one_pass_and_within_the_servers_budget(shelf
                     question="What is the fact of part 1?",
                     budget="calls=1",
                 )
-                assert "budget of 1 calls is too small" in said
+                assert "budget (calls=1) is too small" in said
                 long = shelf / "long.txt"
                 long.write_text(tale(400))
                 before = len(server.calls)
