@@ -44,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--window", type=int, default=1_600)
+    parser.add_argument(
+        "--all", action="store_true", help="the choosing half too: right for heads from other sets"
+    )
     parser.add_argument("--dense", default="minilm", help="an embedder, or none")
     return parser.parse_args()
 
@@ -97,7 +100,7 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
 
 async def main() -> None:
     asked = arguments()
-    examples = [e for e in read_examples(asked.data) if not e.chooses][: asked.limit]
+    examples = [e for e in read_examples(asked.data) if asked.all or not e.chooses][: asked.limit]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     lines = asked.out.read_text().splitlines() if asked.out.exists() else []
     known = {row["id"]: row for row in map(json.loads, lines) if row["scorer"] == asked.scorer}
