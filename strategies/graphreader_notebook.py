@@ -18,9 +18,11 @@ from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
 from reader.strategy import Reading
 
+from .graphreader_functions import Kind
 from .graphreader_plan import CALL_FAILED, PROMPTS, Plan
 
 SHRUNK = 0.3  # a notebook this much shorter than before may have lost what was in it
+ECHO = 40  # characters; what begins with so many of the prompt's own words repeats it
 LOST = 0.1  # it has, if it shares less than this with it
 
 
@@ -32,6 +34,13 @@ def updated(before: str, said: str) -> tuple[str, str]:
     if len(said) < SHRUNK * len(before) and content_overlap(said, before) < LOST:
         return f"{before}\n{said}", "joined"
     return said, "ok"
+
+
+def repeats_task(said: str, kind: Kind) -> bool:
+    """Whether a notebook holds the prompt's own words instead of what the text says."""
+    said = " ".join(clean(said).split()).casefold()
+    task = " ".join(PROMPTS[kind].template.template.split()).casefold()
+    return len(said) >= ECHO and said[:ECHO] in task
 
 
 def is_empty(notebook: str) -> bool:

@@ -18,11 +18,12 @@ from reader.prompts import fence
 from reader.strategy import Reading
 
 from .graphreader_functions import ENFORCED, FORMS, ChunkStep, FactsStep, Kind, NeighborsStep, Step
-from .graphreader_notebook import updated, within_cap
+from .graphreader_notebook import repeats_task, updated, within_cap
 from .graphreader_plan import CALL_FAILED, PROMPTS, Plan
 
 MIN_SPLIT = 100  # characters; a shorter text that does not fit is not the text's fault
 EMPTY_NOTEBOOK = "(Nothing yet.)"
+ECHOED = "updated_notebook repeats the task. Write there what the text says towards an answer."
 NO_HISTORY = "(Nothing: this is the first step.)"
 FENCES: dict[Kind, tuple[str, str]] = {
     "facts": ("facts", "atomic_facts"),
@@ -132,9 +133,16 @@ async def _ask(reading: Reading, asked: Asked) -> Taken:
     )
     last: list[Step] = []  # an unusable action may come with a notebook worth keeping
 
+    def echo(step: Step) -> bool:
+        return isinstance(step, FactsStep | ChunkStep) and repeats_task(step.updated_notebook, kind)
+
     def wrong(step: Step) -> str | None:
         last.append(step)
-        return asked.wrong(step)
+        return asked.wrong(step) or (ECHOED if echo(step) else None)
+
+    def default() -> Step:
+        """The last action that was legal, if its notebook alone was unusable."""
+        return next((step for step in reversed(last) if not asked.wrong(step)), asked.default)
 
     forms = ENFORCED if reading.info.json_schema else FORMS
     typed = await typed_reply(
@@ -145,7 +153,7 @@ async def _ask(reading: Reading, asked: Asked) -> Taken:
         max_reasks=1,
         validate=wrong,
         counts=reading.ledger,
-        default=lambda: asked.default,
+        default=default,
     )
     reply = typed.reply
     reading.saw_reply(kind, reply.completion_tokens)
@@ -153,6 +161,8 @@ async def _ask(reading: Reading, asked: Asked) -> Taken:
     level: str = "ok" if typed.level == "strict" else typed.level
     said = ""
     for step in (typed.value, *reversed(last)):
+        if echo(step):
+            continue
         if isinstance(step, FactsStep | ChunkStep) and step.updated_notebook.strip():
             said = step.updated_notebook
             break

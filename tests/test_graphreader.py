@@ -493,6 +493,21 @@ def test_an_empty_note_never_overwrites_a_notebook(store, reply):
     assert "The key is golden." in script.prompts("answer")[0]
 
 
+@pytest.mark.parametrize("again", ["A better note.", None])
+def test_a_note_that_repeats_the_task_is_asked_for_again_and_never_kept(store, again):
+    """Small models write the prompt's own words into the notebook; the action still counts."""
+    echo = "Keep what it holds and add what this chunk says towards an answer, with names and so on"
+    replies = [chunk("search_more", echo), chunk("search_more", again or echo), note_of_chunk]
+    script = Script(initial_nodes=starts("road"), facts=facts("read_chunk", (2, 4)), chunk=replies)
+    answer = run(script, store)
+    calls = [r for r in script.asked if r.purpose == "chunk"]
+    assert [part_of(r) for r in calls] == [2, 2, 4]
+    assert "repeats the task" in calls[1].messages[-1].content
+    notebook = said(calls[2]).split("<notebook>")[1].split("</notebook>")[0]
+    assert notebook.strip() == (again or "(Nothing yet.)")
+    assert answer.usage.forced == (0 if again else 1)
+
+
 def test_a_note_that_lost_everything_is_joined_to_the_old_one(store):
     script = Script(facts=facts("read_chunk", (3,), LONG), chunk=chunk("termination", "Bob came."))
     answer = run(script, store)
