@@ -22,9 +22,9 @@ from reader.selection import vote
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from reader.asynchronous import AsyncReader
     from reader.calls import Source
     from reader.events import Emit
-    from reader.session import Reader
 
 # What would stop every other strategy too.
 _FOR_ALL = (AuthenticationFailed, DownloadFailed, ModelUnavailable, StoreError, UnknownModel)
@@ -112,7 +112,7 @@ class Comparison(Frozen):
 
 
 async def compared(
-    reader: Reader,
+    reader: AsyncReader,
     doc: Source,
     question: str | None,
     strategies: Strategies,

@@ -188,8 +188,9 @@ async def at_neighbors(state: AgentState, runtime: Runtime[Reading]) -> Command[
     if taken is None:
         return _end(reading, state, "limit")
     history = [*state.get("history", [])]
-    node = node_of(taken.step)
-    if function_of("neighbors", taken.step.chosen_action) == "termination" or node is None:
+    ends = function_of("neighbors", taken.step.chosen_action) == "termination"
+    node = None if ends else node_of(taken.step)
+    if node is None:
         return _move(reading, state, taken, history, END)
     if node in visited:
         history.append(f"The facts of {graph.name(node)} were read before; choose another one.")

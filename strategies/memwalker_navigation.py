@@ -117,12 +117,7 @@ async def triage(
         )
     )
     reading.saw_reply("triage", typed.reply.completion_tokens)
-    level: StepLevel = "ok" if typed.level == "strict" else typed.level
-    spent: dict[str, Any] = {
-        "calls": typed.calls,
-        "level": level,
-        "tokens": typed.reply.completion_tokens,
-    }
+    spent = _spent(typed)
     said = typed.value
     if said is None:
         if options.on_invalid == "stop":
@@ -207,12 +202,7 @@ async def _ask_leaf(
         default=lambda: None,
     )
     reading.saw_reply("read", typed.reply.completion_tokens)
-    level: StepLevel = "ok" if typed.level == "strict" else typed.level
-    spent: dict[str, Any] = {
-        "calls": typed.calls,
-        "level": level,
-        "tokens": typed.reply.completion_tokens,
-    }
+    spent = _spent(typed)
     return _found(reading, typed, text, spent)
 
 

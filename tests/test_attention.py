@@ -11,6 +11,7 @@ import reader
 from attention_words import GOOD, SHAPE, WordAttention
 from reader.attention.heads import HeadTable
 from reader.errors import (
+    AuthenticationFailed,
     InvalidOption,
     OutOfMemory,
     ServerFailed,
@@ -122,6 +123,29 @@ def test_attrieval_without_a_draft_looks_from_the_question(table):
     model = FunctionModel(reply, window=1024)
     scorer = WordAttention()
     answer = ask(book(), model, scorer, table, method="attrieval")
+    assert answer.text == "Oren Tallis"
+    assert any("no draft" in text for text in answer.trace.warnings)
+
+
+def test_a_draft_that_no_call_would_survive_ends_the_run_before_anything_is_read(table):
+    def reply(request):
+        raise AuthenticationFailed("The key is not accepted.")
+
+    model, scorer = FunctionModel(reply, window=1024), WordAttention()
+    with pytest.raises(AuthenticationFailed):
+        ask(book(), model, scorer, table, method="attrieval")
+    assert len(model.requests) == 1
+    assert not scorer.requests
+
+
+def test_a_deadline_that_leaves_no_time_for_a_draft_looks_from_the_question(table, monkeypatch):
+    from reader.budget import Ledger
+
+    model, scorer = answerer(), WordAttention()
+    late = property(lambda self: 0.0 if scorer.requests else 100.0)
+    monkeypatch.setattr(Ledger, "seconds", late)
+    answer = ask(book(), model, scorer, table, method="attrieval", deadline=60)
+    assert [request.purpose for request in model.requests] == ["answer"]
     assert answer.text == "Oren Tallis"
     assert any("no draft" in text for text in answer.trace.warnings)
 
@@ -291,6 +315,17 @@ def test_a_deadline_leaves_time_for_the_answer(table, monkeypatch):
     assert answer.status == "partial"
     assert any("deadline is near" in text for text in answer.trace.warnings)
     assert any("too near for the scorer" in chunk.reason for chunk in answer.coverage.chunks)
+
+
+def test_something_is_looked_at_however_near_the_deadline(table, monkeypatch):
+    from reader.budget import Ledger
+
+    monkeypatch.setattr(Ledger, "seconds", property(lambda self: 40.0))
+    scorer = WordAttention()
+    answer = ask(book(200, 0), answerer(), scorer, table, deadline=60)
+    assert scorer.requests
+    assert answer.text == "Oren Tallis"
+    assert answer.status == "partial"
 
 
 def test_eight_questions_at_once_cost_little_more_than_one(table, store):

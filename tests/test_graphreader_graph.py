@@ -192,6 +192,15 @@ def test_a_damaged_or_old_graph_is_reported_and_built_anew_without_a_call(store,
     FactGraph.from_json(store.artifact(key))
 
 
+def test_a_kept_graph_is_searched_as_it_is_without_the_facts_of_the_chunks(store):
+    run(Script(), store)
+    store._db.execute("DELETE FROM artifacts WHERE kind = 'atomic facts'")
+    script = Script()
+    answer = run(script, store, question="And the number of part 3?")
+    assert script.purposes() == ["rational_plan", "initial_nodes", "facts", "chunk", "answer"]
+    assert (answer.status, answer.usage.cached_calls) == ("answered", 0)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"chunk_tokens": 80}, {"facts_tokens": 512}, {"temperature": 0.0}, {"seed": 7}],

@@ -197,9 +197,10 @@ def test_the_leaf_is_read_with_the_summaries_on_the_way(store):
     assert "<summaries>" not in script.prompts("leaf")[0]
 
 
-def test_a_document_of_one_segment_is_read_at_once(store):
+@pytest.mark.parametrize("beam", [1, 2])
+def test_a_document_of_one_segment_is_read_at_once(store, beam):
     script = Script(target=1)
-    answer = run(script, store, tale(1))
+    answer = run(script, store, tale(1), beam=beam)
     assert script.purposes() == ["leaf"]
     assert answer.text == "number 111"
 
@@ -218,6 +219,7 @@ def test_going_back_recovers_and_never_shows_a_rejected_child_again(store):
     answer = run(script, store)
     assert triages[1] == [8, 9, 10, 11, 12, 13, 14]
     assert triages[2] == [9, 10, 11, 12, 13, 14]
+    assert answer.usage.cached_calls == 0  # it went back to the parent, not once more from the root
     assert answer.text == "number 1443"
     assert answer.coverage.read == 2
     assert "About part 8 of" in script.prompts("leaf")[1].split("read before")[1]
