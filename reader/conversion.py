@@ -11,10 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from reader.errors import DocumentError, EmptyDocument, ProtectedDocument, UnreadableDocument
+from reader.folding import PART
 from reader.structure import Heading, Page, markdown_headings, text_headings, title_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pypdfium2 import PdfDocument  # type: ignore[import-untyped]
 
@@ -46,6 +47,11 @@ _WESTERN = frozenset(
 )
 # Fonts of an EPUB may be scrambled without the text being protected.
 _FONT_SCRAMBLING = (b"http://www.idpf.org/2008/embedding", b"http://ns.adobe.com/pdf/enc#RC")
+# What programs write for a title: "asaetr.dvi", "Microsoft Word - Lease_v2.docx".
+_FILE_NAME = re.compile(
+    r"^microsoft \w+ - |^untitled\b|\.(?:dvi|docx?|indd|odt|pdf|p65|ps|qxd|rtf|tex|txt)$",
+    re.IGNORECASE,
+)
 # PDFium allows one call at a time in a process.
 _PDFIUM = threading.Lock()
 
@@ -290,11 +296,13 @@ def _from_pdf(data: bytes, name: str) -> Converted:
                 raise ProtectedDocument(f"{name} is protected by a password.") from None
             raise UnreadableDocument(f"{name} is a damaged PDF.") from error
         try:
-            title = " ".join(pdf.get_metadata_dict().get("Title", "").split())
+            title = " ".join(normalised(pdf.get_metadata_dict().get("Title", "")).split())
             texts = list(_page_texts(pdf, name))
             outline = list(_outline(pdf))
         finally:
             pdf.close()
+    if _FILE_NAME.search(title):
+        title = ""
     whole = "\n\n".join(filter(None, texts))
     pages: list[Page] = []
     at = 0
@@ -303,18 +311,37 @@ def _from_pdf(data: bytes, name: str) -> Converted:
         end = min(at + len(text) + 2, len(whole)) if text else at
         pages.append(Page(number, at, end))
         at = end
-    headings: list[Heading] = []
-    start = after = 0
-    for heading, level, page in outline:
-        start = max(start, pages[page].start)
-        # The heading's own line if it is on the page, else the top of the page.
-        found = whole.find(heading, max(start, after), pages[page].end)
-        if found >= 0:
-            start, after = found, found + len(heading)
-        headings.append(Heading(heading, level, start))
     return Converted(
-        whole, title=normalised(title) or None, headings=tuple(headings), pages=tuple(pages)
+        whole,
+        title=title or None,
+        headings=tuple(_pdf_headings(whole, pages, outline)),
+        pages=tuple(pages),
     )
+
+
+def _pdf_headings(
+    text: str, pages: Sequence[Page], outline: Iterable[tuple[str, int, int]]
+) -> Iterator[Heading]:
+    """Bookmarks where their words stand on the page, else at the top of it.
+
+    A bookmark behind another one on its page that is not found opens no section: it would take
+    the text of the other.
+    """
+    start = after = 0
+    for title, level, index in outline:
+        page = pages[index]
+        words = r"[\W_]+".join(map(re.escape, PART.findall(title))) or re.escape(title)
+        # Print has them in capitals, in small ones, on two lines; a line of their own is best.
+        for pattern in (rf"^[^\w\n]*({words})[^\w\n]*$", rf"\b({words})\b"):
+            anyhow = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+            if found := anyhow.search(text, max(after, page.start), page.end):
+                start, after = found.span(1)
+                break
+        else:
+            if after > page.start:
+                continue
+            start = after = max(after, page.start)
+        yield Heading(title, level, start)
 
 
 def _page_texts(pdf: PdfDocument, name: str) -> Iterator[str]:

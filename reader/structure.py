@@ -97,6 +97,8 @@ _HEADING_LINE = (
     r"|(?:(?-i:[A-Z]{4,20}[ \t]No\.)[ \t]\d{1,4}\b[^\n]{0,120})"
     r"|(?-i:(?:PREFACE|FOREWORD|INTRODUCTION|PROLOGUE|EPILOGUE|CONCLUSION|AFTERWORD|GLOSSARY|"
     r"(?:APPENDIX(?:[ \t](?:[A-Z]|[IVX]{1,5}|\d{1,2}))?))(?:\.|:[^\n]{1,100})?)"
+    r"|(?-i:(?:APPENDIX|SCHEDULE|ANNEX|EXHIBIT)[ \t](?:[A-Z]|[IVX]{1,5}|\d{1,2})"
+    r"(?:[.:][ \t][^\n]{1,100}|[.:]?))"
     r")[ \t]{0,60}"
     # Some books put a chapter's title on the line below: it must be one short line.
     r"(?P<below>\n[ \t]{0,60}[^\s][^\n]{0,80})?(?=\n[ \t]{0,60}\n|\n?\Z)"

@@ -433,6 +433,55 @@ def test_pdf_pages_title_and_outline(tmp_path):
     assert document.section_at(document.text.index("Second")).title == "Topic 3"
 
 
+def with_bookmarks(pages: list[tuple[str, list[str]]]) -> bytes:
+    """A PDF whose pages have bookmarks that say it otherwise than the page does."""
+    pdf = FPDF()
+    pdf.set_font("Helvetica", size=12)
+    for text, bookmarks in pages:
+        pdf.add_page()
+        for name in bookmarks:
+            pdf.start_section(name)
+        pdf.multi_cell(0, 6, text)
+    return bytes(pdf.output())
+
+
+def test_bookmarks_find_their_headings_however_they_are_printed():
+    document = Document.load(
+        with_bookmarks(
+            [
+                (
+                    "See 1 Introduction.\n1 INTRODUCTION\nFirst.\n2 The 'Teaser'\nFigure\nSecond.",
+                    ["1 Introduction", "2 The ``Teaser'' Figure", "3 Not printed"],
+                ),
+                ("Third.\nREFERENCES\nFourth.", ["On this page", "References"]),
+            ]
+        )
+    )
+    text = document.text
+    assert [(s.title, text[s.start :].split("\n")[0]) for s in document.sections] == [
+        ("1 Introduction", "1 INTRODUCTION"),
+        ("2 The ``Teaser'' Figure", "2 The 'Teaser'"),
+        ("On this page", "Third."),
+        ("References", "REFERENCES"),
+    ]
+    assert document.section_at(text.index("Second")).title == "2 The ``Teaser'' Figure"
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("asaetr.dvi", "lease"),
+        ("Microsoft Word - Lease v2.docx", "lease"),
+        ("untitled", "lease"),
+        ("Vol. 2", "Vol. 2"),
+    ],
+)
+def test_a_title_that_is_a_file_name_is_none(title, shown, tmp_path):
+    file = tmp_path / "lease.pdf"
+    file.write_bytes(make_pdf(["Words."], title=title))
+    assert Document.load(file).title == shown
+
+
 def test_a_scanned_pdf_asks_for_text_recognition():
     with pytest.raises(EmptyDocument, match="text recognition"):
         Document.load(make_pdf(["", ""]))
