@@ -108,6 +108,15 @@ _LATER_HEADING = re.compile(r"\n[ \t]{0,60}\n" + _HEADING_LINE, re.IGNORECASE)
 _TITLE_LINE = re.compile(r"^Title:[ \t]{1,8}(\S[^\n]{0,200})$", re.MULTILINE)
 
 
+def normalised(text: str) -> str:
+    r"""Newlines as ``\n``; surrogates, which are no characters, joined or replaced by U+FFFD."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def text_headings(text: str) -> tuple[list[Heading], bool]:
     """The unmistakable headings of plain text, and whether some are in Markdown's form.
 
