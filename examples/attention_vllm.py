@@ -21,6 +21,7 @@ from rich.console import Console
 
 from reader import Reader
 from reader.attention.vllm_served import root_of
+from reader.errors import ReaderError
 from reader.progress import TerminalProgress
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -50,14 +51,17 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="qwen0.5b", help="for a server started")
     parser.add_argument("--report", type=Path, default=Path("report.html"))
     asked = parser.parse_args()
-    with (
-        server(asked.url, asked.model) as url,
-        TerminalProgress() as progress,
-        Reader(f"{url}/v1", keep_prompts=True) as reader,
-    ):
-        answer = reader.answer(
-            asked.book, asked.question, "attention", scorer=f"vllm:{url}", on_event=progress
-        )
+    try:
+        with (
+            server(asked.url, asked.model) as url,
+            TerminalProgress() as progress,
+            Reader(f"{url}/v1", keep_prompts=True) as reader,
+        ):
+            answer = reader.answer(
+                asked.book, asked.question, "attention", scorer=f"vllm:{url}", on_event=progress
+            )
+    except ReaderError as error:
+        parser.error(str(error))
     Console().print(answer)
     print(f"{sum(c.score is not None for c in answer.coverage.chunks)} passages looked at.")
     print(f"Report: {answer.report(asked.report, prompts=True)}")
