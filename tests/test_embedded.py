@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import struct
 import subprocess
 import sys
 import textwrap
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -175,10 +173,6 @@ def test_a_path_without_a_file(tmp_path, name):
 # Starting and stopping, with a server in the engine's place
 
 
-class Engine(SimpleNamespace):
-    """Something that stops when nobody holds it."""
-
-
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
     with LocalServer(default=ok("Yes."), dialect="llama.cpp", window=4096) as server:
@@ -187,7 +181,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
         def start(path: Path, key: str, **settings: object) -> object:
             server.key = key
             started.append({"path": path, **settings})
-            return Engine(listening_address=server.root)
+            return SimpleNamespace(listening_address=server.root)
 
         monkeypatch.setattr(embedded, "start_engine", start)
         server.started = started
@@ -427,32 +421,3 @@ def test_a_program_ends_in_silence_while_the_model_writes(weights, then, ends):
         env=os.environ,
     )
     assert (done.returncode, done.stdout, done.stderr) == (ends, b"", b"")
-
-
-def test_an_engine_that_nobody_closed_stops_before_python_ends(engine, gguf):
-    stopped = []
-    model = EmbeddedModel.from_path(gguf)
-    asyncio.run(model.generate(request()))
-    [running] = model._engine
-    weakref.finalize(running, stopped.append, True)
-    del running
-    assert not stopped
-    del model
-    gc.collect()
-    assert stopped
-
-
-@pytest.mark.real_model
-def test_a_script_that_closes_nothing_ends():
-    script = """
-        import reader
-        book = reader.open("The key costs 60 euros.", model="embedded:tiny", store=False)
-        print(book.ask("What does the key cost?", "full").usage.calls)
-    """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=600,  # it hung for ever
-    )
-    assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr

@@ -415,3 +415,21 @@ def test_pages_that_are_pictures_are_said(store, scanned, warned):
     said = [w for w in answer.trace.warnings if "run text recognition" in w]
     assert said == (["2 of 7 pages hold no text. " + said[0].split(". ")[1]] if warned else [])
     assert [e.text for e in events if isinstance(e, Notice)] == said
+
+
+def test_a_script_that_closes_nothing_ends():
+    script = """
+        import reader
+        from reader.testing import FunctionModel
+
+        model = FunctionModel(lambda request: "60 euros")
+        book = reader.open("The key costs 60 euros.", model=model, store=False)
+        print(book.ask("What does the key cost?", "full").text)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,  # it waited for ever for a thread that was gone
+    )
+    assert (ended.returncode, ended.stdout) == (0, "60 euros\n"), ended.stderr

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -61,9 +60,7 @@ class EmbeddedModel:
         self._slots = slots
         self._threads = threads
         self._lock = Lock()  # of the two below; taken in worker threads only
-        self._engine: list[Any] = []
-        # Who forgets to close gets it done: an engine that still runs holds up the end of Python.
-        weakref.finalize(self, self._engine.clear)
+        self._engine: Any = None
         self._served: ServedModel | None = None
         self._info: ModelInfo | None = None
 
@@ -172,12 +169,11 @@ class EmbeddedModel:
         with self._lock:
             if self._served is None:
                 key = secrets.token_hex(32)
-                engine = start_engine(
+                self._engine = start_engine(
                     path, key, window=window, slots=self._slots, threads=self._threads
                 )
-                self._engine.append(engine)
                 self._served = ServedModel(
-                    f"{engine.listening_address}/v1",
+                    f"{self._engine.listening_address}/v1",
                     api_key=key,
                     timeout=SECONDS_FOR_A_CALL,
                     window=window,
@@ -186,8 +182,7 @@ class EmbeddedModel:
 
     def _stop(self) -> None:
         with self._lock:
-            self._served = None
-            self._engine.clear()
+            self._engine = self._served = None
 
 
 class EngineCounter:
