@@ -13,8 +13,8 @@ from typing import NamedTuple
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from reader.budget import Frozen
-from reader.conversion import normalised
 from reader.documents import Document, Section, Span
+from reader.structure import normalised
 
 _BETWEEN = "\n\n"
 

@@ -20,6 +20,9 @@ from reader.errors import (
 from reader.selection import vote
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from reader.asynchronous import AsyncReader
@@ -88,6 +91,18 @@ class Comparison(Frozen):
             return ()
         clusters = vote([text for _, text in found]).clusters
         return tuple(tuple(found[i][0] for i in members) for members in clusters)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the table and each answer's card as one page that opens without a network.
+
+        Raises:
+            InvalidOption: not an .html file.
+            NotWritten: the file cannot be written.
+        """
+        from reader.html.report import check_path, write_page
+        from reader.render_comparison import comparison_page
+
+        return write_page(comparison_page(self), check_path(path))
 
     def __str__(self) -> str:
         return "\n".join(

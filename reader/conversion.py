@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 import warnings
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from reader.errors import DocumentError, EmptyDocument, ProtectedDocument, UnreadableDocument
-from reader.structure import Heading, Page, markdown_headings, text_headings, title_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pypdfium2 import PdfDocument  # type: ignore[import-untyped]
+from reader.structure import (
+    Heading,
+    Page,
+    markdown_headings,
+    normalised,
+    text_headings,
+    title_line,
+)
 
 Media: TypeAlias = Literal["text", "markdown"]
 
@@ -46,8 +47,6 @@ _WESTERN = frozenset(
 )
 # Fonts of an EPUB may be scrambled without the text being protected.
 _FONT_SCRAMBLING = (b"http://www.idpf.org/2008/embedding", b"http://ns.adobe.com/pdf/enc#RC")
-# PDFium allows one call at a time in a process.
-_PDFIUM = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +99,6 @@ def plain(text: str, suffix: str = "") -> Converted:
     if is_markdown:
         return _markdown(text)
     return Converted(text, title=title_line(text), headings=tuple(headings))
-
-
-def normalised(text: str) -> str:
-    r"""Newlines as ``\n``; surrogates, which are no characters, joined or replaced by U+FFFD."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def decode(data: bytes, name: str, *, declared: str | None = None) -> str:
@@ -280,67 +270,7 @@ def _looks_like(data: bytes) -> str:
 
 
 def _from_pdf(data: bytes, name: str) -> Converted:
-    import pypdfium2
+    from reader.pdf import read_pdf
 
-    with _PDFIUM:
-        try:
-            pdf = pypdfium2.PdfDocument(data)
-        except pypdfium2.PdfiumError as error:
-            if error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
-                raise ProtectedDocument(f"{name} is protected by a password.") from None
-            raise UnreadableDocument(f"{name} is a damaged PDF.") from error
-        try:
-            title = " ".join(pdf.get_metadata_dict().get("Title", "").split())
-            texts = list(_page_texts(pdf, name))
-            outline = list(_outline(pdf))
-        finally:
-            pdf.close()
-    whole = "\n\n".join(filter(None, texts))
-    pages: list[Page] = []
-    at = 0
-    for number, text in enumerate(texts, 1):
-        # The blank line between two pages belongs to the first of them.
-        end = min(at + len(text) + 2, len(whole)) if text else at
-        pages.append(Page(number, at, end))
-        at = end
-    headings: list[Heading] = []
-    start = after = 0
-    for heading, level, page in outline:
-        start = max(start, pages[page].start)
-        # The heading's own line if it is on the page, else the top of the page.
-        found = whole.find(heading, max(start, after), pages[page].end)
-        if found >= 0:
-            start, after = found, found + len(heading)
-        headings.append(Heading(heading, level, start))
-    return Converted(
-        whole, title=normalised(title) or None, headings=tuple(headings), pages=tuple(pages)
-    )
-
-
-def _page_texts(pdf: PdfDocument, name: str) -> Iterator[str]:
-    import pypdfium2
-
-    for i in range(len(pdf)):
-        try:
-            page = pdf[i]
-            text_page = page.get_textpage()
-            text = text_page.get_text_range()
-            text_page.close()
-            page.close()
-        except pypdfium2.PdfiumError as error:
-            raise UnreadableDocument(f"{name} is damaged: page {i + 1} cannot be read.") from error
-        # PDFium puts U+FFFE where a word was hyphenated at the end of a line.
-        text = normalised(text).replace("\ufffe", "").replace("\x00", "\ufffd").strip("\n")
-        yield "" if text.isspace() else text
-
-
-def _outline(pdf: PdfDocument) -> Iterator[tuple[str, int, int]]:
-    """Title, level and page index of the PDF's bookmarks, in the order of the pages."""
-    last = 0
-    for bookmark in pdf.get_toc():
-        target = bookmark.get_dest()
-        page = None if target is None else target.get_index()
-        title = " ".join(normalised(bookmark.get_title()).split())
-        if title and page is not None and last <= page < len(pdf):
-            last = page
-            yield title, bookmark.level + 1, page
+    text, title, headings, pages = read_pdf(data, name)
+    return Converted(text, title=title, headings=headings, pages=pages)

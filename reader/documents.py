@@ -22,11 +22,10 @@ from reader.conversion import (
     Converted,
     Media,
     convert,
-    normalised,
     plain,
 )
 from reader.errors import DocumentError, DocumentNotFound, EmptyDocument
-from reader.structure import Location, Page, Part, Section, Span, sections
+from reader.structure import Location, Page, Part, Section, Span, normalised, sections
 
 __all__ = ["Document", "Location", "Media", "Page", "Part", "Section", "Source", "Span"]
 
@@ -214,6 +213,11 @@ class Document:
     def part_at(self, position: int) -> Part | None:
         """The part that holds the character, None between two parts."""
         return _holding(self.parts, position)
+
+    @property
+    def pages_without_text(self) -> int:
+        """How many pages hold none: blank ones, and pictures of text that nobody recognised."""
+        return sum(page.start == page.end for page in self.pages)
 
     def locate(self, start: int, end: int) -> Location:
         """Name of the part in which a range starts, and the range within that part.

@@ -6,6 +6,7 @@ So it works under a running loop (Jupyter) too and patches nothing.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -23,6 +24,9 @@ class Portal:
 
     def __init__(self) -> None:
         self._exit = ExitStack()
+        # Who forgets to close gets it done before Python ends: after that the thread no longer
+        # runs, and its end would be waited for without end.
+        weakref.finalize(self, self._exit.close)
         self._portal: BlockingPortal | None = None
 
     def start(self, function: Callable[[], Awaitable[T]]) -> Future[T]:

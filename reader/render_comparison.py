@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reader.render import money, safe
 
@@ -14,25 +14,39 @@ if TYPE_CHECKING:
 
 _HEADS = ("strategy", "answer", "agrees", "citations", "read", "calls", "tokens in", "out", "price")
 _NUMBERS = _HEADS[2:]
+_SHORT = {"citations": "cited", "tokens in": "in"}
+_PAGE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70em;"
+    "margin:2em auto;padding:0 1em}h1{font-size:1.4em}table{border-collapse:collapse}"
+    "th,td{padding:.4em .7em;border:1px solid rgba(128,128,128,.4)}summary{padding:.5em 0}"
+)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row a strategy, for a rich console."""
+    """One row a strategy, for a rich console; 80 columns are wide enough for it."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    rows = _rows(comparison)
+    paid = any(row[-1].startswith("$") for row in rows)
     table = Table(
-        title=Text(safe(comparison.question or "(summary)")), title_justify="left", show_lines=True
+        title=Text(safe(comparison.question or "(summary)")),
+        title_justify="left",
+        box=box.HORIZONTALS,
+        show_lines=True,
+        pad_edge=False,
     )
-    for head in _HEADS:
+    for head in _HEADS if paid else _HEADS[:-1]:
         table.add_column(
-            head,
-            justify="right" if head in _NUMBERS else "left",
+            _SHORT.get(head, head),
+            justify=_side(head),
             ratio=1 if head == "answer" else None,
             overflow="fold",
+            no_wrap=head in _NUMBERS,
         )
-    for row in _rows(comparison):
-        table.add_row(*(Text(safe(cell)) for cell in row))
+    for row in rows:
+        table.add_row(*(Text(safe(cell)) for cell in (row if paid else row[:-1])))
     return table
 
 
@@ -74,11 +88,23 @@ def comparison_html(comparison: Comparison) -> str:
     )
 
 
+def comparison_page(comparison: Comparison) -> str:
+    """The same as a page of its own, which runs nothing and loads nothing."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
+        " style-src 'unsafe-inline'\">"
+        f"<title>{_escaped(comparison.document)}: strategies compared</title>"
+        f"<style>{_PAGE}</style></head><body>"
+        f"<h1>{_escaped(comparison.document)}</h1>{comparison_html(comparison)}</body></html>"
+    )
+
+
 def _escaped(text: str) -> str:
     return escape(safe(text))
 
 
-def _side(head: str) -> str:
+def _side(head: str) -> Literal["left", "right"]:
     return "right" if head in _NUMBERS else "left"
 
 

@@ -208,10 +208,10 @@ async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
                     resumed=resumed,
                 )
             )
-            _warn_of_damage(run)
+            _warn_of_gaps(run)
             _keep(run, "running")
             state = await (machine or drive)(strategy, reading, shared, resumed)
-            _warn_of_damage(run)
+            _warn_of_gaps(run)
             outcomes = [strategy.outcome(state, part) for part in run.parts]
             answers = await _answers(run, outcomes)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -241,8 +241,16 @@ def reported(ledger: Ledger, run_id: str) -> Iterator[None]:
         raise
 
 
-def _warn_of_damage(run: Run) -> None:
-    for text in run.shared.store.take_notices():
+def _warn_of_gaps(run: Run) -> None:
+    texts = run.shared.store.take_notices()
+    document = run.parts[0].document
+    blank, pages = document.pages_without_text, len(document.pages)
+    if pages and 4 * blank >= pages:  # fewer are the backs of title pages
+        texts.append(
+            f"{blank} of {pages} pages hold no text. If they are scanned, run text recognition"
+            " over the document first."
+        )
+    for text in texts:
         for part in run.parts:
             part.warn(text)
 

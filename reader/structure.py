@@ -97,6 +97,8 @@ _HEADING_LINE = (
     r"|(?:(?-i:[A-Z]{4,20}[ \t]No\.)[ \t]\d{1,4}\b[^\n]{0,120})"
     r"|(?-i:(?:PREFACE|FOREWORD|INTRODUCTION|PROLOGUE|EPILOGUE|CONCLUSION|AFTERWORD|GLOSSARY|"
     r"(?:APPENDIX(?:[ \t](?:[A-Z]|[IVX]{1,5}|\d{1,2}))?))(?:\.|:[^\n]{1,100})?)"
+    r"|(?-i:(?:APPENDIX|SCHEDULE|ANNEX|EXHIBIT)[ \t](?:[A-Z]|[IVX]{1,5}|\d{1,2})"
+    r"(?:[.:][ \t][^\n]{1,100}|[.:]?))"
     r")[ \t]{0,60}"
     # Some books put a chapter's title on the line below: it must be one short line.
     r"(?P<below>\n[ \t]{0,60}[^\s][^\n]{0,80})?(?=\n[ \t]{0,60}\n|\n?\Z)"
@@ -104,6 +106,15 @@ _HEADING_LINE = (
 _FIRST_HEADING = re.compile(_HEADING_LINE, re.IGNORECASE)
 _LATER_HEADING = re.compile(r"\n[ \t]{0,60}\n" + _HEADING_LINE, re.IGNORECASE)
 _TITLE_LINE = re.compile(r"^Title:[ \t]{1,8}(\S[^\n]{0,200})$", re.MULTILINE)
+
+
+def normalised(text: str) -> str:
+    r"""Newlines as ``\n``; surrogates, which are no characters, joined or replaced by U+FFFD."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def text_headings(text: str) -> tuple[list[Heading], bool]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from reader.errors import LimitReached, ModelError, ModelUnavailable
 from reader.events import AnswerToken
 from reader.llm.choice import choose
-from reader.llm.replies import clean, is_refusal_or_empty
+from reader.llm.replies import clean, is_refusal_or_empty, repeats
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
@@ -65,8 +65,8 @@ async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> d
             )
             reading.saw_reply("manager", reply.completion_tokens)
             answer, index, calls = clean(reply.text), None, 1
-            if is_refusal_or_empty(answer):
-                reading.warn("The manager's reply was empty; the answer is its notes.")
+            if is_refusal_or_empty(answer) or repeats(answer, plan.question):
+                reading.warn("The manager's reply held no answer; the answer is its notes.")
                 answer, index = result["cu"], None
     except LimitReached as error:
         reading.warn(f"{error.message} The answer is the notes as they stood.")

@@ -84,6 +84,23 @@ def test_the_agent_of_the_docs_prints_what_they_show(tmp_path):
     assert said == shown("mcp.md", "mcp_agent.py")
 
 
+def test_attention_on_a_book_needs_a_server_with_the_extension(tmp_path):
+    example = str(ROOT / "examples" / "attention_vllm.py")
+    book = str(ROOT / "reader" / "tales" / "the_monkeys_paw.txt")
+    report = tmp_path / "report.html"
+    with LocalServer(default=ok("Morris.")) as server:
+        ended = subprocess.run(
+            [sys.executable, example, book, "Who?", "--url", server.url, "--report", str(report)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "LONGDOC_READER_STORE": str(tmp_path / "s")},
+        )
+    assert ended.returncode == 2
+    assert "--worker-extension-cls" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not report.exists()
+
+
 def blocks(page: str) -> list[str]:
     parts = (ROOT / "docs" / page).read_text().split("```python\n")[1:]
     return [part.split("```")[0] for part in parts]

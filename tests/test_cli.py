@@ -113,3 +113,39 @@ def test_strategies_show_prints_the_machine_and_the_options():
     assert done.returncode == 0
     assert "graph TD" in done.stdout
     assert "cu_tokens" in done.stdout
+
+
+def test_compare_shows_strategies_side_by_side_and_writes_a_page(tmp_path, book):
+    page = tmp_path / "compared.html"
+    with LocalServer(default=ok("It is <b>333</b>.")) as server:
+        common = (book, "Which number?", "--model", server.url, "--store", str(tmp_path / "s"))
+        found = shell(
+            "compare", *common, "-s", "closed_book,rag", "-s", "full", "--html", str(page)
+        )
+        assert found.returncode == 0, found.stderr
+        made = len(server.calls)
+        again = shell("compare", *common, "-s", "rag", "--json")
+        assert len(server.calls) == made
+    for name in ("closed_book", "rag", "full"):
+        assert name in found.stdout
+    assert "A (3)" in found.stdout
+    assert "compared.html" in found.stderr
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert text.count("It is &lt;b&gt;333&lt;/b&gt;.") >= 6
+    assert "<b>333" not in text
+    assert json.loads(again.stdout)["entries"][0]["answer"]["text"] == "It is <b>333</b>."
+
+
+def test_compare_has_the_exit_code_of_its_best_answer(tmp_path, book):
+    with LocalServer(default=ok("Not found in the document.")) as server:
+        common = ("compare", book, "Which number?", "--model", server.url)
+        common += ("--store", str(tmp_path / "s"), "-q")
+        assert shell(*common, "-s", "rag,full").returncode == 4
+        cut = shell(*common, "-s", "coa", "--chunk-tokens", "60", "--budget", "calls=2")
+        assert cut.returncode == 3
+        wrong = shell(*common, "-s", "rag,nothing", "--html", str(tmp_path / "c.html"))
+        assert wrong.returncode == 2
+        assert "nothing" in wrong.stderr
+        assert shell(*common, "-s", "rag", "--html", str(tmp_path / "c.txt")).returncode == 2
+    assert not (tmp_path / "c.html").exists()

@@ -267,6 +267,14 @@ def test_empty_or_refusing_worker_keeps_the_unit_and_marks_the_chunk_unread(stor
     assert any("3" in w and "unread" in w for w in answer.trace.warnings)
 
 
+@pytest.mark.parametrize("reply", ["I can't help with that.", "what is the fact of part 3"])
+def test_a_manager_without_an_answer_leaves_the_notes(store, reply):
+    script = Script(worker=lambda r: "The fact is 333.", manager=lambda r: reply)
+    answer = run(script, store, question="What is the fact of part 3?")
+    assert answer.text == "The fact is 333."
+    assert any("held no answer" in warning for warning in answer.trace.warnings)
+
+
 LONG = "Alice found a golden key under the old stone bridge near the quiet northern village. " * 3
 
 

@@ -433,6 +433,86 @@ def test_pdf_pages_title_and_outline(tmp_path):
     assert document.section_at(document.text.index("Second")).title == "Topic 3"
 
 
+def with_bookmarks(pages: list[tuple[str, list[str]]]) -> bytes:
+    """A PDF whose pages have bookmarks that say it otherwise than the page does."""
+    pdf = FPDF()
+    pdf.set_font("Helvetica", size=12)
+    for text, bookmarks in pages:
+        pdf.add_page()
+        for name in bookmarks:
+            pdf.start_section(name)
+        pdf.multi_cell(0, 6, text)
+    return bytes(pdf.output())
+
+
+def test_bookmarks_find_their_headings_however_they_are_printed():
+    document = Document.load(
+        with_bookmarks(
+            [
+                (
+                    "See 1 Introduction.\n1 INTRODUCTION\nFirst.\n2 The 'Teaser'\nFigure\nSecond.",
+                    ["1 Introduction", "2 The ``Teaser'' Figure", "3 Not printed"],
+                ),
+                ("Third.\nREFERENCES\nFourth.", ["On this page", "References"]),
+            ]
+        )
+    )
+    text = document.text
+    assert [(s.title, text[s.start :].split("\n")[0]) for s in document.sections] == [
+        ("1 Introduction", "1 INTRODUCTION"),
+        ("2 The ``Teaser'' Figure", "2 The 'Teaser'"),
+        ("On this page", "Third."),
+        ("References", "REFERENCES"),
+    ]
+    assert document.section_at(text.index("Second")).title == "2 The ``Teaser'' Figure"
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("asaetr.dvi", "lease"),
+        ("Microsoft Word - Lease v2.docx", "lease"),
+        ("untitled", "lease"),
+        ("Vol. 2", "Vol. 2"),
+    ],
+)
+def test_a_title_that_is_a_file_name_is_none(title, shown, tmp_path):
+    file = tmp_path / "lease.pdf"
+    file.write_bytes(make_pdf(["Words."], title=title))
+    assert Document.load(file).title == shown
+
+
+def test_a_sentence_goes_on_from_page_to_page_without_heads_and_feet():
+    sentence = ["The keeper of the light was", "called Oren Tallis and lived", "alone."]
+    pages = [
+        f"Lamps and Keepers\nYear {1700 + n}.\n{part}\nReport of May, sheet {n}\n- {n + 4} -"
+        for n, part in enumerate(sentence, 1)
+    ]
+    document = Document.load(make_pdf([*pages, "Lesson 4\nRead.", "Lesson 5\nRead."]))
+    texts = [document.text[page.start : page.end] for page in document.pages]
+    assert texts[0] == f"Lamps and Keepers\nYear 1701.\n{sentence[0]}\nReport of May, sheet 1\n\n"
+    assert texts[1:] == [
+        f"Year 1702.\n{sentence[1]}\n\n",
+        f"Year 1703.\n{sentence[2]}\n\n",
+        "Lesson 4\nRead.\n\n",
+        "Lesson 5\nRead.",
+    ]
+
+
+def test_what_only_looks_like_a_running_line_stays():
+    lessons = [f"Lesson {n}\nWords.\nAnswer {n * 7}" for n in range(1, 6)]
+    apart = ["Agreed.\nWords one.", "Words two.\nNo words.", "Three."] * 4
+    for pages in (lessons, apart):
+        document = Document.load(make_pdf(pages))
+        assert document.text == "\n\n".join(pages)
+
+
+def test_pages_of_pictures_are_counted():
+    document = Document.load(make_pdf(["A title.", "", "", "Words."]))
+    assert document.pages_without_text == 2
+    assert Document.load(WORDS).pages_without_text == 0
+
+
 def test_a_scanned_pdf_asks_for_text_recognition():
     with pytest.raises(EmptyDocument, match="text recognition"):
         Document.load(make_pdf(["", ""]))
@@ -440,6 +520,17 @@ def test_a_scanned_pdf_asks_for_text_recognition():
 
 def test_words_hyphenated_by_a_pdf_are_whole():
     assert "document" in Document.load(make_pdf(["A docu-\nment of words."])).text
+
+
+def test_a_damaged_pdf_says_what_to_do():
+    with pytest.raises(UnreadableDocument, match=r"damaged PDF\. Save it again"):
+        Document.load(make_pdf([WORDS] * 3)[:900])
+
+
+def test_headings_of_a_contract():
+    text = "ARTICLE 1. Term\n\nNine years.\n\nSCHEDULE A. Rent\n\nMuch.\n\nANNEX II: Keys\n\nFive."
+    found = Document.load(text).sections
+    assert [s.title for s in found] == ["ARTICLE 1. Term", "SCHEDULE A. Rent", "ANNEX II: Keys"]
 
 
 def test_protected_files():

@@ -8,6 +8,7 @@ from reader.llm.replies import (
     clean,
     content_overlap,
     is_refusal_or_empty,
+    repeats,
     says_nothing_found,
     sentences,
     strip_reasoning,
@@ -353,6 +354,20 @@ def test_refusals_and_empty_replies(text):
 )
 def test_replies_with_content_are_no_refusals(text):
     assert not is_refusal_or_empty(text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says_it_again"),
+    [
+        ("Is the deposit 100 euros?", True),
+        ("**Question:** is the  deposit 100 euros", False),
+        ("is the deposit\n100 euros.", True),
+        ("The deposit is 100 euros.", False),
+        ("", False),
+    ],
+)
+def test_a_question_said_again_is_no_answer(reply, says_it_again):
+    assert repeats(reply, "Is the deposit 100 euros?") == says_it_again
 
 
 def test_long_replies_are_read_in_linear_time():

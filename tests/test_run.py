@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fpdf import FPDF
 
 import reader as package
 from conftest import tale
@@ -391,3 +392,42 @@ def test_only_who_named_no_model_is_told_that_it_is_small(monkeypatch, spec, hea
     with Reader(spec, store=False) as small:
         small.answer(tale(2), "Who?", on_event=events.append, window=2048)
     assert [e.text for e in events if isinstance(e, Notice)] == heard
+
+
+# What the document lacks -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scanned", "warned"), [(1, False), (2, True)])
+def test_pages_that_are_pictures_are_said(store, scanned, warned):
+    pdf = FPDF()
+    pdf.set_font("Helvetica", size=12)
+    for _ in range(5):
+        pdf.add_page()
+        pdf.multi_cell(0, 6, "Words of a page.")
+    for _ in range(scanned):
+        pdf.add_page()
+    events = []
+    answer = package.answer(
+        bytes(pdf.output()), "Q?", model=model(), store=store, on_event=events.append
+    )
+    said = [w for w in answer.trace.warnings if "run text recognition" in w]
+    assert said == (["2 of 7 pages hold no text. " + said[0].split(". ")[1]] if warned else [])
+    assert [e.text for e in events if isinstance(e, Notice)] == said
+
+
+def test_a_script_that_closes_nothing_ends():
+    script = """
+        import reader
+        from reader.testing import FunctionModel
+
+        model = FunctionModel(lambda request: "60 euros")
+        book = reader.open("The key costs 60 euros.", model=model, store=False)
+        print(book.ask("What does the key cost?", "full").text)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,  # it waited for ever for a thread that was gone
+    )
+    assert (ended.returncode, ended.stdout) == (0, "60 euros\n"), ended.stderr

@@ -6,7 +6,11 @@ The reference is transformers on the same model, windows and precision. One serv
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,3 +293,24 @@ def test_vllm_in_this_process_gives_the_same(folder, reference):
             patch.setenv(name, value)
         found = asyncio.run(run())
     agree(found, wanted, passages)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_the_example_answers_about_a_book(url, started, tmp_path):
+    """With the server named, and with one that it starts itself and stops again."""
+    example = Path(__file__).parent.parent / "examples" / "attention_vllm.py"
+    tale = str(files("reader").joinpath("tales/the_monkeys_paw.txt"))
+    report = tmp_path / "report.html"
+    server = ("--url", f"{url}/v1") if not started else ("--model", "smollm2")
+    ended = subprocess.run(
+        [sys.executable, str(example), tale, QUESTIONS[0], "--report", str(report), *server],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ("Starting vLLM" in ended.stdout) == started
+    assert re.search(r"attention with .* 1 call ", ended.stdout), ended.stdout
+    assert int(re.search(r"(\d+) passages looked at", ended.stdout)[1]) > 5
+    page = report.read_text()
+    assert 'id="attention"' in page
+    assert 'id="citations"' in page

@@ -10,9 +10,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
-from reader.conversion import normalised
 from reader.errors import InvalidOption
-from reader.structure import Span
+from reader.structure import Span, normalised
 
 Count: TypeAlias = Callable[[Sequence[str]], list[int]]
 """Tokens of each text."""

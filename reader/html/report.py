@@ -60,7 +60,15 @@ def write_report(
 ) -> Path:
     """See ``Answer.report``."""
     file = check_path(path)
-    page = report_page(answer, document=document, store=store, prompts=prompts)
+    return write_page(report_page(answer, document=document, store=store, prompts=prompts), file)
+
+
+def write_page(page: str, file: Path) -> Path:
+    """Write a page.
+
+    Raises:
+        NotWritten: the file cannot be written.
+    """
     try:
         file.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from reader.folding import PART
 from reader.llm.cleaning import (
     clean,
     content_overlap,
@@ -20,6 +21,7 @@ __all__ = [
     "clean",
     "content_overlap",
     "is_refusal_or_empty",
+    "repeats",
     "says_nothing_found",
     "sentences",
     "strip_reasoning",
@@ -226,6 +228,12 @@ def is_refusal_or_empty(text: str) -> bool:
     if not any(_REFUSAL.fullmatch(part) for part in parts):
         return False
     return all(_REFUSAL.fullmatch(part) or _OFFER.fullmatch(part) for part in parts if part)
+
+
+def repeats(text: str, question: str) -> bool:
+    """Whether the reply is the question again, word for word, and nothing else."""
+    words = PART.findall(clean(text).lower())
+    return bool(words) and words == PART.findall(question.lower())
 
 
 def says_nothing_found(text: str) -> bool:
