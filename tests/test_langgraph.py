@@ -18,10 +18,13 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
+from attention_words import GOOD, SHAPE, WordAttention
 from conftest import tale
 from reader import Document, Reader, Store
+from reader.attention.heads import HeadTable
 from reader.errors import DocumentNotFound, InvalidOption, RunNotFound, UnknownStrategy
 from reader.integrations.langgraph import ReadingState, full_answer, reading_graph
+from reader.strategy import strategies
 from reader.testing import FunctionModel
 from servers import LocalServer, ok
 
@@ -264,17 +267,22 @@ def test_progress_and_pieces_of_the_answer_stream_through_the_parent(book, store
     assert {"worker", "manager", "read", "tell"} <= nodes
 
 
-@pytest.mark.parametrize(
-    "strategy", ["full", "closed_book", "rag", "map_reduce", "quotes", "memagent", "coa"]
-)
+@pytest.mark.parametrize("strategy", sorted(strategies()))
 def test_strategies_answer_as_they_do_by_themselves(strategy, book, tmp_path):
-    document = Document.from_path(book)
+    document, options = Document.from_path(book), {}
+    if strategy == "attention":
+        table = tmp_path / "heads.json"
+        made = HeadTable(model="words", shape=SHAPE, probe="test", source="test", heads=(GOOD,))
+        table.write_text(made.model_dump_json())
+        options = {"scorer": WordAttention(), "heads": str(table), "scorer_window": 400}
     with Reader(FunctionModel(lambda r: REPLY, window=8192), store=tmp_path / "a") as r:
-        alone = r.answer(document, QUESTION, strategy)
+        alone = r.answer(document, QUESTION, strategy, **options)
     with Reader(FunctionModel(lambda r: REPLY, window=8192), store=tmp_path / "b") as r:
-        graph = reading_graph(strategy, r, documents={"book": document})
+        graph = reading_graph(strategy, r, documents={"book": document}, **options)
         out = graph.invoke({"document": "book", "question": QUESTION})
     assert (out["answer"]["text"], out["answer"]["status"]) == (alone.text, alone.status)
+    if strategy != "quotes":  # whose calls want lists of quotes
+        assert "333" in alone.text
 
 
 def test_without_a_checkpointer_the_store_keeps_the_steps_and_nothing_is_paid_twice(book, store):
