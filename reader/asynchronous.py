@@ -17,7 +17,9 @@ from reader.many import estimate_many, execute_many, known_answers
 from reader.memory.store import Store
 from reader.notebook import downloads, listening
 from reader.portal import Portal
-from reader.run import Machine, Shared, execute, known_answer
+from reader.prepared import Shared
+from reader.results import known_answer
+from reader.run import Machine, execute
 from reader.run import estimate as estimate_call
 
 if TYPE_CHECKING:

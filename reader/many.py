@@ -28,7 +28,9 @@ from reader.events import (
     ignore,
 )
 from reader.memory.store import Store
-from reader.run import Run, Shared, carry_out, known_answer, one_pass, prepared
+from reader.prepared import Run, Shared
+from reader.results import known_answer
+from reader.run import carry_out, one_pass, prepared
 from reader.run import estimate as estimate_one
 from reader.strategy import Closing, check_budget
 

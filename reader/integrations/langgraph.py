@@ -28,7 +28,8 @@ from reader.documents import Document
 from reader.errors import DocumentNotFound, InvalidOption, RunNotFound
 from reader.events import AnswerToken, ChunkRead, Emit, Event, Notice, Progress
 from reader.memory.checkpoints import InPlace
-from reader.run import Machine, Shared, compiled, drive, replay
+from reader.prepared import Shared
+from reader.run import Machine, compiled, drive, replay
 from reader.session import Reader
 from reader.strategy import Reading, Strategy, find_strategy, read_options
 
