@@ -19,22 +19,16 @@ import numpy as np
 from reader.attention.calibration import Example, read_examples, recall
 from reader.attention.looking import Looker
 from reader.attention.model import Head
-from reader.attention.ranking import by_score, fused, refined, second_look
+from reader.attention.ranking import by_score, fused, named, second_look
 from reader.attention.windows import passage_scores, request
 from reader.bm25 import BM25Index
 from reader.llm.embedders import open_embedder
 
-METHODS = (
-    "bm25",
-    "dense",
-    "last layer",
-    "heads",
-    "heads, N/A",
-    "fused",
-    "second look",
-    "second look, BM25",
-    "second look, BM25, vectors",
-)
+LOOKS = ("last layer", "heads", "heads, N/A", "second look")
+FUSED = {
+    "second look, BM25, titles": ("bm25", "titles"),
+    "second look, all": ("bm25", "dense", "titles"),
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -76,25 +70,22 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
         vectors = await dense.embed([question, *texts])
         lists["dense"] = by_score(vectors[1:] @ vectors[0])
     best = lists["heads, N/A" if looker.calibrate else "heads"]
-    once = lists["fused"] = fused(best, lists["bm25"])
-    lists["second look"], lists["second look, BM25"] = best, once
-    if dense is not None:
-        lists["second look, BM25, vectors"] = fused(best, lists["bm25"], lists["dense"])
-
-    async def twice(ranked: list[int]) -> list[int]:
-        if len(windows) == 1 or not (again := await second_look(looker, texts, question, ranked)):
-            return []
+    once = fused(best, lists["bm25"], *([lists["dense"]] if dense is not None else []))
+    lists["second look"] = best
+    if len(windows) > 1 and (again := await second_look(looker, texts, question, once)):
         scores = passage_scores([again[0]], [again[1]], len(texts))
-        return [n for n in by_score(scores) if np.isfinite(scores[n])]
+        twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
+        lists["second look"] = [*twice, *(n for n in once if n not in twice)]
+    return lists
 
-    if again := await twice(once):
-        lists["second look"] = refined(once, again)
-        lists["second look, BM25"] = refined(once, again, lists["bm25"])
-        if dense is not None:
-            every = lists["second look, BM25, vectors"]
-            lists["second look, BM25, vectors"] = refined(
-                every, await twice(every), lists["bm25"], lists["dense"]
-            )
+
+def with_titles(lists: dict[str, list[int]], example: Example) -> dict[str, list[int]]:
+    """The rankings, and those that are fused of them as the strategy does it."""
+    titles = [text.split("\n", 1)[0] if "\n" in text else None for text in example.passages]
+    lists = lists | {"titles": named(lists["second look"], example.passages, titles)}
+    for name, others in FUSED.items():
+        if all(other in lists for other in others):
+            lists[name] = fused(lists["second look"], *(lists[other] for other in others))
     return lists
 
 
@@ -121,9 +112,9 @@ async def main() -> None:
         with asked.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{done}/{len(examples)}", end="\r", flush=True)
-    rows = [known[example.id] for example in examples]
+    rows = [known[e.id] | {"rankings": with_titles(known[e.id]["rankings"], e)} for e in examples]
     print(f"{asked.data.name}, {asked.scorer}, {len(rows)} questions: recall @1 @2 @5")
-    for method in METHODS:
+    for method in ("bm25", "dense", *LOOKS, *FUSED):
         mine = [row for row in rows if method in row["rankings"]]
         if not mine:
             continue
@@ -133,7 +124,7 @@ async def main() -> None:
         for row in mine:
             order = row["rankings"][method]
             scores.append([-order.index(n) if n in order else -size for n in range(size)])
-        print(f"  {method:18}", *(f"{recall(scores, golds, k):.2f}" for k in (1, 2, 5)))
+        print(f"  {method:25}", *(f"{recall(scores, golds, k):.2f}" for k in (1, 2, 5)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reader.attention.ranking import fused, refined, second_look
+from reader.attention.ranking import fused, named, second_look
 from reader.attention.windows import BEST_TOKENS, Range, passage_scores
 
 from .attention_plan import SENTENCES_KEPT, Looking, Plan, Selection, merged
@@ -35,17 +35,21 @@ class CalibratedHeads(Looking):
         self, plan: Plan, notes: dict[int, dict[str, Any]], state: dict[str, Any]
     ) -> Selection:
         """The first k passages of the ranking and those beside them, in the document's order."""
-        lexical = plan.lexical() if plan.options.fuse else []
-        dense = await plan.dense() if plan.options.fuse else []
-        ranked = fused(ranking(notes), lexical, dense)
-        how = "heads" + " and BM25" * bool(lexical) + " and vectors" * bool(dense)
+        others = [plan.lexical(), await plan.dense()] if plan.options.fuse else []
+        by_heads = ranking(notes)
+        how = ["heads", *(n for n, by in zip(("BM25", "vectors"), others, strict=False) if by)]
         if plan.twice and len(notes) == len(plan.windows):
+            ranked = fused(by_heads, *others)
             again = await second_look(plan.looker, plan.passages(), plan.question, ranked)
             if again is not None:
-                note = note_of(plan, *again)
-                ranked = refined(ranked, ranking({0: note}), lexical, dense)
-                notes = {0: note}
-                how += f", a second look at {len(note['passages'])}"
+                notes = {0: note_of(plan, *again)}
+                twice = ranking(notes)
+                by_heads = [*twice, *(n for n in ranked if n not in set(twice))]
+                how.append(f"a second look at {len(twice)}")
+        if plan.options.fuse:
+            others.append(named(by_heads, plan.passages(), plan.titles()))
+            how += ["titles"] * bool(others[-1])
+        ranked = fused(by_heads, *others)
         best, shown = with_neighbours(plan, ranked)
         evidence = evidence_of(plan, notes, shown)
         names = ", ".join(str(number + 1) for number in ranked[: len(best)])
@@ -53,7 +57,7 @@ class CalibratedHeads(Looking):
             shown=tuple(shown),
             evidence=tuple(evidence),
             passages=plan.passages_in(shown),
-            note=f"{how}: passages {names}",
+            note=f"{', '.join(how)}: passages {names}",
         )
 
 

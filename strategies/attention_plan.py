@@ -65,8 +65,8 @@ class AttentionOptions(AnswerOptions):
     )
     fuse: bool = Field(
         default=True,
-        description="fuse with BM25, and with vectors where there is an embedder, by reciprocal"
-        " rank (heads)",
+        description="fuse with BM25, with vectors where there is an embedder, and with passages"
+        " whose titles the best ones name (heads)",
     )
     embedder: EmbedderOption = Field(
         default=None,
@@ -183,6 +183,16 @@ class Plan:
     def passages(self) -> list[str]:
         """The texts of the passages."""
         return [self.reading.text(chunk) for chunk in self.reading.chunks]
+
+    def titles(self) -> list[str | None]:
+        """Of each passage, the title of its section, or of its part where there are several."""
+        document = self.reading.document
+        found: list[str | None] = []
+        for chunk, text in zip(self.reading.chunks, self.passages(), strict=True):
+            first = chunk.start + len(text) - len(text.lstrip())
+            section, part = document.section_at(first), document.part_at(first)
+            found.append(section.title if section else part.title if part else None)
+        return found
 
     def lexical(self) -> list[int]:
         """Passages by BM25, the best first."""

@@ -10,6 +10,7 @@ import pytest
 import reader
 from attention_words import GOOD, SHAPE, WordAttention
 from reader.attention.heads import HeadTable
+from reader.documents import Document
 from reader.errors import (
     AuthenticationFailed,
     InvalidOption,
@@ -447,10 +448,42 @@ def test_vectors_join_heads_and_words_where_there_is_an_embedder(table, store):
     embedder = WordEmbedder()
     answer = ask(book(), answerer(), WordAttention(), table, embedder=embedder, store=store)
     assert answer.text == "Oren Tallis"
-    assert answer.trace.steps[0].text.startswith("heads: heads and BM25 and vectors")
+    assert answer.trace.steps[0].text.startswith("heads: heads, BM25, vectors")
     texts = len(embedder.embedded)
     ask(book(), answerer(), WordAttention(), table, embedder=embedder, store=store, k=1)
     assert len(embedder.embedded) == texts + 1  # the question's; those of the passages are kept
+
+
+def test_a_section_that_the_best_passage_names_is_shown(table):
+    """A question of two steps: the second passage has none of its words, only the first one's."""
+    fact = "The keeper of the lighthouse was born in Carrowmore."
+    parts = [f"# Village {n}\n\nHere stands house {n}. {FILLER * 2}" for n in range(30)]
+    parts[5] = f"# The lighthouse\n\n{fact} {FILLER * 2}"
+    parts[24] = f"# Carrowmore\n\nA lake called Ennel is near. {FILLER * 2}"
+    doc = Document.from_text("\n\n".join(parts), name="villages.md")
+    question = "By which water was the keeper of the lighthouse born?"
+    shown = {}
+    for fuse in (True, False):
+        model = answerer(2048)
+        answer = reader.answer(
+            doc,
+            question,
+            "attention",
+            model=model,
+            scorer=WordAttention(),
+            heads=table,
+            scorer_window=400,
+            chunk_tokens=64,
+            neighbours=0,
+            k=9,
+            fuse=fuse,
+            store=False,
+        )
+        shown[fuse] = model.requests[-1].messages[-1].content
+        assert fact in " ".join(shown[fuse].split())
+        assert ("titles" in answer.trace.steps[0].text) == fuse
+    assert "called Ennel" in shown[True]
+    assert "called Ennel" not in shown[False]
 
 
 def test_an_embedder_that_fails_is_done_without(table):

@@ -32,6 +32,7 @@ from reader.attention.heads import (
 from reader.attention.looking import Looker
 from reader.attention.model import Head
 from reader.attention.needles import needle_examples
+from reader.attention.ranking import fused, named
 from reader.errors import EmptyQuestion, InvalidOption, WindowTooSmall
 
 TABLE = HeadTable(model="words", shape=SHAPE, probe="test", source="test", heads=(GOOD,))
@@ -279,6 +280,22 @@ def test_the_second_look_compares_passages_of_different_windows():
     assert passages[found[0].index] == right
     assert sorted(one.index for one in found) == list(range(len(passages)))
     assert all(a.score >= b.score for a, b in pairwise(found))
+
+
+def test_titles_are_named_as_whole_words_without_their_brackets():
+    texts = ["They lived in Art House, Corfu.", "It is large.", "It is small.", "It is far.", "x"]
+    titles = ["Durrell", "Corfu (island)", "Art", "Korfu", None]
+    assert named([0, 1, 2, 3, 4], texts, titles) == [1]  # "Art" is too short a title
+    assert named([3, 4, 1, 0, 2], texts, titles) == []  # only the first three name others
+    assert named([0, 1, 2], ["Ulmer, Ulmen", "", ""], ["Ulmer", "Ulme", "Ulmen"]) == [2]
+    same = ["In Corfu.", "In Corfu.", "More."]
+    assert named([0, 1, 2], same, ["Corfu", "Corfu", "Corfu"]) == []  # nobody names itself
+
+
+def test_the_best_passages_words_come_before_those_of_the_next():
+    texts, titles = ["See Beta.", "See Alpha.", "b", "a"], [None, None, "Beta", "Alpha"]
+    assert named([1, 0, 2, 3], texts, titles) == [3, 2]
+    assert fused(range(12), [8]).index(8) == 3  # the heads' first places stay
 
 
 def test_what_a_question_without_content_draws_is_subtracted():

@@ -387,7 +387,9 @@ def test_only_who_named_no_model_is_told_that_it_is_small(monkeypatch, spec, hea
         async def info(self):
             return replace(await super().info(), notice="small")
 
-    monkeypatch.setattr("reader.asynchronous.open_model", lambda *_, **__: Small(lambda _: "Morris."))
+    monkeypatch.setattr(
+        "reader.asynchronous.open_model", lambda *_, **__: Small(lambda _: "Morris.")
+    )
     events: list[object] = []
     with Reader(spec, store=False) as small:
         small.answer(tale(2), "Who?", on_event=events.append, window=2048)

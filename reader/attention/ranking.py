@@ -7,6 +7,7 @@ window, whatever the length of the document.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from reader.attention.model import FloatArray
     from reader.memory.store import Store
 
-LEXICAL_WEIGHT = DENSE_WEIGHT = 0.25
-"""Beside the heads' 1; from recall on three sets (docs/attention.md), as is the next."""
+OTHER_WEIGHT = 0.25
+"""Of each ranking beside the heads'; from recall on three sets, as is the next constant."""
 FUSION_K = 10
 """Of the fusion; with the usual 60, words and vectors overrule the heads' first places."""
+NAMING = 3
+"""Passages whose words name others."""
+SHORTEST_TITLE = 4  # characters; shorter ones are words like others
 
 
 async def second_look(
@@ -49,38 +53,44 @@ async def second_look(
     return window, values
 
 
-def fused(
-    by_heads: Sequence[int], lexical: Sequence[int] = (), dense: Sequence[int] = ()
-) -> list[int]:
-    """Rankings by heads, words and vectors as one, by reciprocal rank."""
-    weights = (1.0, LEXICAL_WEIGHT, DENSE_WEIGHT)
-    rankings = [by_heads, lexical, dense]
-    return [n for n, _ in reciprocal_rank_fusion(rankings, k=FUSION_K, weights=weights)]
+def fused(by_heads: Sequence[int], *others: Sequence[int]) -> list[int]:
+    """Rankings as one, by reciprocal rank; ``others``, by words or vectors, weigh less."""
+    weights = (1.0, *(OTHER_WEIGHT,) * len(others))
+    return [n for n, _ in reciprocal_rank_fusion([by_heads, *others], k=FUSION_K, weights=weights)]
+
+
+def named(ranked: Sequence[int], texts: Sequence[str], titles: Sequence[str | None]) -> list[int]:
+    """Passages whose title the best ones name: where a question of several steps goes on.
+
+    Args:
+        ranked: Passages, the best first; the first three may name others.
+        texts: Of all passages.
+        titles: Of all passages; None for none. A passage names no other of its own title.
+
+    Returns:
+        Those named by the best passage first, each passage's own in the order of the ranking.
+    """
+    patterns = {
+        title: re.compile(rf"(?<!\w){re.escape(title)}(?!\w)")
+        for title in {plain(title) for title in titles}
+        if len(title) >= SHORTEST_TITLE
+    }
+    found: list[int] = []
+    for best in ranked[:NAMING]:
+        text, own = " ".join(texts[best].split()).casefold(), plain(titles[best])
+        said = {title for title, words in patterns.items() if title != own and words.search(text)}
+        found += [n for n in ranked if n not in found and plain(titles[n]) in said]
+    return found
+
+
+def plain(title: str | None) -> str:
+    """A title as texts name it: without what stands in brackets behind it, in small letters."""
+    return " ".join((title or "").split(" (", 1)[0].split()).casefold()
 
 
 def by_score(scores: FloatArray) -> list[int]:
     """Numbers of passages, the best score first; of equals, the first."""
     return sorted(range(len(scores)), key=lambda at: (-scores[at], at))
-
-
-def refined(
-    ranked: Sequence[int],
-    again: Sequence[int],
-    lexical: Sequence[int] = (),
-    dense: Sequence[int] = (),
-) -> list[int]:
-    """A ranking after the second look: those looked at twice come first, fused once more.
-
-    Args:
-        ranked: Of the first look.
-        again: The passages of the second look in its order.
-        lexical: By words; may be empty.
-        dense: By vectors; may be empty.
-    """
-    twice = set(again)
-    rest = [number for number in ranked if number not in twice]
-    order = fused([*again, *rest], lexical, dense)
-    return [n for n in order if n in twice] + rest
 
 
 @dataclass(frozen=True, slots=True)
