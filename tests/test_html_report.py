@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,23 @@ import reader
 from browser import CHROMIUM, chromium
 from conftest import tale
 from reader import Document, Reader, Store
-from reader.answers import Answer, ChunkStatus, Citation, Coverage, Step, Trace, origin_of
+from reader.answers import (
+    Answer,
+    ChunkStatus,
+    Citation,
+    Coverage,
+    Place,
+    Step,
+    Trace,
+    origin_of,
+)
 from reader.budget import CallRecord, Usage
 from reader.errors import InvalidOption, NotWritten
 from reader.html.memory import timelines
 from reader.html.passages import AROUND, SHOWN, shown
 from reader.html.report import report_page
 from reader.html.steps import calls_of, lanes, shown_steps
+from reader.html.ways import graph_of
 from reader.testing import FunctionModel
 from report_runs import (
     FACT,
@@ -521,3 +531,21 @@ def test_an_in_memory_store_has_a_report(tmp_path):
     model = FunctionModel(lambda r: "number 7", window=2048)
     answer = reader.answer(tale(), "Which?", model=model, store=False)
     assert answer.report(tmp_path / "r.html").exists()
+
+
+def test_no_name_of_a_graphs_picture_lies_over_another_or_outside(store):
+    """Twelve nodes in four parts that hang together, and forty that do not."""
+    for count, chained in ((12, 3), (40, 1)):
+        places = tuple(
+            Place(name=f"n{i}", text="", beside=(f"n{i + 1}",) if (i + 1) % chained else ())
+            for i in range(count)
+        )
+        answer = graph_run(store)
+        picture = graph_of(
+            answer.model_copy(update={"trace": answer.trace.model_copy(update={"places": places})})
+        )
+        dots = picture.dots
+        assert len(dots) == count
+        for a, b in combinations(dots, 2):
+            assert abs(a.x - b.x) >= 140 or abs(a.y - b.y) >= 60
+        assert all(90 <= d.x <= 870 and 13 <= d.y <= picture.height - 34 for d in dots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ from reader.answers import Answer, Place
 
 ROW = 30  # pixels of a level of the tree
 MOST_NODES = 60  # of a graph's picture
-WIDTH, MARGIN = 960, 60  # pixels
-LOW, HIGH, A_NODE = 170, 460, 22  # a graph's picture grows with its nodes
+WIDTH, COLUMNS = 960, 5  # of a graph's picture, which grows with its nodes
+MARGIN, STAGGER = 100, 40  # pixels; half of a name's length, and of every other row
+CELL_WIDTH, CELL_HEIGHT = (WIDTH - 2 * MARGIN - STAGGER) / (COLUMNS - 1), 64  # a node, its name
+LEAST_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,9 @@ def graph_of(answer: Answer) -> Graph | None:
         for to in step.to
         if here in names and to in names and here != to
     }
-    height = min(LOW + A_NODE * len(nodes), HIGH)
-    where = _laid_out(nodes, sorted(edges | walked), height)
+    rows = max(-(-len(nodes) * 5 // (4 * COLUMNS)), LEAST_ROWS)
+    height = rows * CELL_HEIGHT
+    where = _laid_out(nodes, sorted(edges | walked), rows)
     visits = visits_of(answer)
     dots = tuple(Dot(p, *where[p.name], visits.get(p.name, ())) for p in nodes)
     lines = tuple(Line(*where[a], *where[b], (a, b) in walked) for a, b in sorted(edges | walked))
@@ -116,23 +120,37 @@ def graph_of(answer: Answer) -> Graph | None:
 
 
 def _laid_out(
-    nodes: Sequence[Place], edges: Sequence[tuple[str, ...]], height: int
+    nodes: Sequence[Place], edges: Sequence[tuple[str, ...]], rows: int
 ) -> dict[str, tuple[float, float]]:
-    """Places in the picture; the same ones every time."""
+    """Places in the picture; the same ones every time.
+
+    Springs put neighbours near each other, but also names over names: each node then takes the free
+    cell nearest to it. Rows are staggered, so that lines between cells pass beside those between.
+    """
     import networkx as nx
 
     graph = nx.Graph()
     graph.add_nodes_from(place.name for place in nodes)
     graph.add_edges_from(edges)
     spots = nx.spring_layout(graph, seed=7, k=1.6 / max(len(nodes), 1) ** 0.5, iterations=120)
+    cells = [
+        (MARGIN + column * CELL_WIDTH + row % 2 * STAGGER, (row + 0.4) * CELL_HEIGHT)
+        for row in range(rows)
+        for column in range(COLUMNS)
+    ]
     xs, ys = [float(x) for x, _ in spots.values()], [float(y) for _, y in spots.values()]
-
-    def scaled(value: float, among: list[float], size: int) -> float:
-        span = max(among) - min(among)
-        share = (value - min(among)) / span if span else 0.5
-        return round(MARGIN + share * (size - 2 * MARGIN), 1)
-
-    return {
-        name: (scaled(float(x), xs, WIDTH), scaled(float(y), ys, height))
+    wanted = {
+        name: (_share(float(x), xs) * WIDTH, _share(float(y), ys) * rows * CELL_HEIGHT)
         for name, (x, y) in spots.items()
     }
+    where = {}
+    for name in sorted(wanted, key=lambda name: (-graph.degree(name), name)):
+        cell = min(cells, key=lambda cell: math.dist(cell, wanted[name]))
+        cells.remove(cell)
+        where[name] = (round(cell[0], 1), round(cell[1], 1))
+    return where
+
+
+def _share(value: float, among: Sequence[float]) -> float:
+    span = max(among) - min(among)
+    return (value - min(among)) / span if span else 0.5
