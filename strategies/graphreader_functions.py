@@ -9,9 +9,17 @@ are JSON; a call written as in the paper, ``read_chunk([3, 4])``, is understood 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from reader.llm.lenient import near_name
 
@@ -93,28 +101,30 @@ class NeighborsStep(_Step):
 Step: TypeAlias = FactsStep | ChunkStep | NeighborsStep
 
 
-class _EnforcedFacts(FactsStep):
-    chosen_action: str = Field(default="", json_schema_extra={"enum": [*FUNCTIONS["facts"]]})
-
-
-class _EnforcedChunk(ChunkStep):
-    chosen_action: str = Field(default="", json_schema_extra={"enum": [*FUNCTIONS["chunk"]]})
-
-
-class _EnforcedNeighbors(NeighborsStep):
-    chosen_action: str = Field(default="", json_schema_extra={"enum": [*FUNCTIONS["neighbors"]]})
-
-
 FORMS: dict[Kind, type[Step]] = {
     "facts": FactsStep,
     "chunk": ChunkStep,
     "neighbors": NeighborsStep,
 }
-ENFORCED: dict[Kind, type[Step]] = {
-    "facts": _EnforcedFacts,
-    "chunk": _EnforcedChunk,
-    "neighbors": _EnforcedNeighbors,
-}
+LONGEST_RATIONALE = 240  # characters
+
+
+@lru_cache(maxsize=16)
+def enforced(kind: Kind, notebook_characters: int) -> type[Step]:
+    """The form for an endpoint that enforces schemas: legal actions only, and texts that end.
+
+    A small model that writes on in its notebook meets the cap of the reply before its action.
+    """
+    texts = {"updated_notebook": notebook_characters, "rationale": LONGEST_RATIONALE}
+    extras: dict[str, dict[str, Any]] = {"chosen_action": {"enum": [*FUNCTIONS[kind]]}}
+    extras |= {name: {"maxLength": most} for name, most in texts.items()}
+    fields: dict[str, Any] = {
+        name: (str, Field(default="", description=field.description, json_schema_extra=extra))
+        for name, extra in extras.items()
+        if (field := FORMS[kind].model_fields.get(name)) is not None
+    }
+    made: type[Step] = create_model(f"Enforced{kind}", __base__=FORMS[kind], **fields)
+    return made
 
 
 def _scored_lines(value: Any) -> Any:

@@ -12,16 +12,18 @@ from typing import Any
 
 from reader.errors import ContextOverflow
 from reader.llm.replies import trim_to_sentence
+from reader.llm.schemas import LONGEST_REPEAT
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
 from reader.strategy import Reading
 
-from .graphreader_functions import ENFORCED, FORMS, ChunkStep, FactsStep, Kind, NeighborsStep, Step
+from .graphreader_functions import FORMS, ChunkStep, FactsStep, Kind, NeighborsStep, Step, enforced
 from .graphreader_notebook import repeats_task, updated, within_cap
 from .graphreader_plan import CALL_FAILED, PROMPTS, Plan
 
 MIN_SPLIT = 100  # characters; a shorter text that does not fit is not the text's fault
+CHARACTERS = 3  # of a token, from below: a notebook that is enforced to end leaves room for more
 EMPTY_NOTEBOOK = "(Nothing yet.)"
 ECHOED = "updated_notebook repeats the task. Write there what the text says towards an answer."
 NO_HISTORY = "(Nothing: this is the first step.)"
@@ -144,12 +146,13 @@ async def _ask(reading: Reading, asked: Asked) -> Taken:
         """The last action that was legal, if its notebook alone was unusable."""
         return next((step for step in reversed(last) if not asked.wrong(step)), asked.default)
 
-    forms = ENFORCED if reading.info.json_schema else FORMS
+    can_enforce = reading.info.json_schema
+    characters = min(plan.notebook_tokens * CHARACTERS, LONGEST_REPEAT - 1)
     typed = await typed_reply(
         reading.model,
         request,
-        forms[kind],
-        can_enforce=reading.info.json_schema,
+        enforced(kind, characters) if can_enforce else FORMS[kind],
+        can_enforce=can_enforce,
         max_reasks=1,
         validate=wrong,
         counts=reading.ledger,

@@ -493,6 +493,19 @@ def test_an_empty_note_never_overwrites_a_notebook(store, reply):
     assert "The key is golden." in script.prompts("answer")[0]
 
 
+@pytest.mark.parametrize(("window", "most"), [(2048, 256 * 3), (16384, 1999)])
+def test_an_endpoint_that_enforces_schemas_ends_the_notebook_before_the_action(store, window, most):
+    """A model that writes on in its notebook would be cut off before it names an action."""
+    script = Script()
+    run(script, store, model_window=16384, window=window)
+    [asked] = [r for r in script.asked if r.purpose == "chunk"]
+    fields = asked.json_schema["properties"]
+    assert list(fields) == ["updated_notebook", "rationale", "chosen_action"]
+    assert fields["updated_notebook"]["maxLength"] == most
+    assert fields["updated_notebook"]["description"] == "the whole updated notebook"
+    assert "termination" in fields["chosen_action"]["enum"]
+
+
 @pytest.mark.parametrize("again", ["A better note.", None])
 def test_a_note_that_repeats_the_task_is_asked_for_again_and_never_kept(store, again):
     """Small models write the prompt's own words into the notebook; the action still counts."""
