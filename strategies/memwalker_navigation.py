@@ -214,7 +214,8 @@ def _found(reading: Reading, typed: TypedReply[Any], text: str, spent: dict[str,
     reasoning = clean(getattr(said, "reasoning", "")).strip()
     quotes = tuple(q for q in getattr(said, "quotes", ()) if q.strip())
     answer = clean(said.answer).strip()
-    if said.action == ANSWER and says_nothing_found(answer):
+    # Small models answer in the same breath as they say that nothing is told.
+    if said.action == ANSWER and (says_nothing_found(answer) or says_nothing_found(reasoning)):
         return Found(action=BACK, reasoning=reasoning or answer, **spent)
     if said.action == ANSWER:
         choice = parse_choice(answer, reading.choices) if reading.choices else None

@@ -261,6 +261,17 @@ def test_a_best_effort_that_says_nothing_is_not_found(store, closing):
     assert (answer.text, answer.status) == ("Not found in the document.", "not_found")
 
 
+def test_an_answer_whose_reasoning_says_that_nothing_is_told_is_going_back(store):
+    script = Script(
+        leaf=json.dumps(
+            {"reasoning": "The text does not provide the name.", "action": -2, "answer": "1"}
+        )
+    )
+    answer = run(script, store, tale(3))
+    assert answer.text == "the best effort"
+    assert len(script.prompts("leaf")) > 1
+
+
 def test_the_walk_is_capped(store):
     script = Script(leaf=json.dumps({"action": -1}))
     answer = run(script, store, max_leaves=2)
