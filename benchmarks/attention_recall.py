@@ -75,7 +75,7 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
     if len(windows) > 1 and (again := await second_look(looker, texts, question, once)):
         scores = passage_scores([again[0]], [again[1]], len(texts))
         twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
-        lists["second look"] = [*twice, *(n for n in once if n not in twice)]
+        lists["second look"] = list(dict.fromkeys([*twice, *once]))
     return lists
 
 

@@ -44,7 +44,7 @@ class CalibratedHeads(Looking):
             if again is not None:
                 notes = {0: note_of(plan, *again)}
                 twice = ranking(notes)
-                by_heads = [*twice, *(n for n in ranked if n not in set(twice))]
+                by_heads = list(dict.fromkeys([*twice, *ranked]))
                 how.append(f"a second look at {len(twice)}")
         if plan.options.fuse:
             others.append(named(by_heads, plan.passages(), plan.titles()))

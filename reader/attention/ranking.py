@@ -70,17 +70,18 @@ def named(ranked: Sequence[int], texts: Sequence[str], titles: Sequence[str | No
     Returns:
         Those named by the best passage first, each passage's own in the order of the ranking.
     """
+    plainly = [plain(title) for title in titles]
     patterns = {
         title: re.compile(rf"(?<!\w){re.escape(title)}(?!\w)")
-        for title in {plain(title) for title in titles}
+        for title in set(plainly)
         if len(title) >= SHORTEST_TITLE
     }
-    found: list[int] = []
+    found: dict[int, None] = {}
     for best in ranked[:NAMING]:
-        text, own = " ".join(texts[best].split()).casefold(), plain(titles[best])
+        text, own = " ".join(texts[best].split()).casefold(), plainly[best]
         said = {title for title, words in patterns.items() if title != own and words.search(text)}
-        found += [n for n in ranked if n not in found and plain(titles[n]) in said]
-    return found
+        found |= dict.fromkeys(n for n in ranked if plainly[n] in said)
+    return list(found)
 
 
 def plain(title: str | None) -> str:
