@@ -212,7 +212,7 @@ def test_a_deadline_gives_the_best_answer_so_far(store):
     with Reader(model(delay=0.05), store=store) as r:
         answer = r.answer(tale(200), "Q?", deadline=1.0, **ARGUMENTS)
     assert answer.status == "partial"
-    assert 0 < answer.coverage.read < 200
+    assert 0 < answer.coverage.read <= 20  # a second of calls in series, 0.05 s each
     assert answer.text
 
 
