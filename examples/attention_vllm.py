@@ -25,7 +25,7 @@ from reader.errors import ReaderError
 from reader.progress import TerminalProgress
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from vllm_server import MODELS, model_folder, vllm_server
+from vllm_server import MODELS, model_folder, quick_dtype, vllm_server
 
 WINDOW = "4096"  # tokens; a longer one needs more memory for keys and looks no better
 
@@ -39,7 +39,8 @@ def server(url: str | None, model: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         print(f"Starting vLLM with {model} ...", flush=True)
         log = Path(folder) / "vllm.log"
-        with vllm_server(model_folder(model), log, options=("--max-model-len", WINDOW)) as started:
+        window = ("--max-model-len", WINDOW)
+        with vllm_server(model_folder(model), log, dtype=quick_dtype(), options=window) as started:
             yield started.url
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import random
+import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import tiny_models
+from reader.attention import heap
 from reader.attention.model import AttentionRequest, Head, Tail
 from reader.attention.resolve import LocalFiles, open_attention
 from reader.attention.transformers_model import TransformersAttention
@@ -166,10 +170,10 @@ def test_batches_change_nothing():
 
 
 def test_a_batch_that_does_not_fit_memory_is_halved(monkeypatch):
-    from reader.attention import transformers_model
+    from reader.attention import window_pass
 
     model = scorer(tiny_models.configurations()["llama"])
-    real, sizes = transformers_model._Pass.run, []
+    real, sizes = window_pass.WindowPass.run, []
 
     def run(self):
         sizes.append(len(self.batch))
@@ -177,28 +181,65 @@ def test_a_batch_that_does_not_fit_memory_is_halved(monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self)
 
-    monkeypatch.setattr(transformers_model._Pass, "run", run)
+    monkeypatch.setattr(window_pass.WindowPass, "run", run)
     assert len(asyncio.run(model.score(requests()))) == 3
     assert sizes == [2, 1, 1, 1]
 
     def never(self):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(transformers_model._Pass, "run", never)
+    monkeypatch.setattr(window_pass.WindowPass, "run", never)
     with pytest.raises(OutOfMemory, match="smaller windows"):
         asyncio.run(model.score(requests()))
 
 
 def test_other_failures_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    from reader.attention import transformers_model
+    from reader.attention import window_pass
 
     def broken(self):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(transformers_model._Pass, "run", broken)
+    monkeypatch.setattr(window_pass.WindowPass, "run", broken)
     model = scorer(tiny_models.configurations()["llama"])
     with pytest.raises(RuntimeError, match="shapes do not match"):
         asyncio.run(model.score(requests()))
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_holes_in_the_heap_go_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):
+        pytest.skip("a C library without malloc_trim")
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    blocks = [libc.malloc(100_000) for _ in range(2_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in blocks[::2]:
+        libc.free(block)
+    before = resident_mb()
+    heap.give_back()
+    assert before - resident_mb() > 50
+    for block in blocks[1::2]:
+        libc.free(block)
+
+
+def test_memory_is_given_back_now_and_then(monkeypatch):
+    given: list[bool] = []
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(True))
+    model = scorer(tiny_models.configurations()["llama"], kept_bytes=0)
+    read = sum(one.read_tokens for one in asyncio.run(model.score(requests())))
+    monkeypatch.setattr(heap, "TOKENS_BETWEEN", 3 * read)
+    asyncio.run(model.score(requests()))
+    assert not given
+    for _ in range(4):
+        asyncio.run(model.score(requests()))
+    assert given == [True, True]
 
 
 @pytest.mark.parametrize(

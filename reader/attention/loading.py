@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from reader.attention import capture
+from reader.attention.heap import Heap
 from reader.attention.kept_keys import KeptKeys
 from reader.attention.model import AttentionInfo, model_shape
 from reader.attention.tokenizer import FastTokenizer
@@ -47,6 +48,7 @@ class Loaded:
         cache_name: What its forward calls these, which changed in transformers 5.2x.
         words: The head that makes words.
         kept: Keys of the prefixes read last, for all that use the model in this process.
+        heap: Gives freed memory back.
         lock: One pass at a time.
     """
 
@@ -59,6 +61,7 @@ class Loaded:
     cache_name: str
     words: Any
     kept: KeptKeys = field(default_factory=KeptKeys)
+    heap: Heap = field(default_factory=Heap)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
