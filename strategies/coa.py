@@ -103,7 +103,10 @@ class ChainOfAgents(Strategy[CoAOptions]):
         if plan.options.direct_when_fits and n == 1:
             n, unit, reply = 0, reading.chunks[0].tokens, 0
         closers = 1 if plan.judged else paths
-        closing_in = plan.manager_tokens + (paths * unit if plan.judged else unit)
+        seen_by_manager = {"last": 1, "all": n, "none": 0}[plan.options.manager_sees] * unit
+        closing_in = plan.manager_tokens + min(seen_by_manager, plan.room_for_units)
+        if plan.judged:
+            closing_in = plan.manager_tokens + paths * unit
         text = sum(chunk.tokens for chunk in reading.chunks) if n else 0
         prompt = paths * (text + n * plan.form.fixed_tokens + max(n - 1, 0) * unit)
         prompt += closers * closing_in
@@ -128,7 +131,10 @@ class ChainOfAgents(Strategy[CoAOptions]):
         plan: Plan = reading.plan
         paths = plan.options.number_of_paths
         calls = 1 if paths == 1 else 2 if plan.judged else paths + 1
-        prompt = plan.manager_tokens + plan.cu_tokens * (paths if plan.judged else 1) + 200
+        units = paths if plan.judged else 1
+        prompt = plan.manager_tokens + plan.cu_tokens * units + 200
+        if plan.options.manager_sees == "all":
+            prompt = max(prompt, plan.manager_tokens + plan.room_for_units)
         prompt += 600 if plan.options.quotes else 0
         largest = max(chunk.tokens for chunk in reading.chunks)
         return Closing(
@@ -199,6 +205,7 @@ class ChainOfAgents(Strategy[CoAOptions]):
         from .coa_many import ChainForMany
 
         more = options.quotes or options.second_pass or options.direct_when_fits
+        more = more or options.manager_sees != "last"
         plain = options.number_of_paths == 1 and options.task == "qa" and not more
         return ChainForMany if plain else None
 

@@ -34,8 +34,9 @@ class Verdict(BaseModel):
 async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> dict[str, Any]:
     """The manager's call; without it (limit, failure) the unit itself is the best answer."""
     plan: Plan = reading.plan
-    prompt = plan.manager_prompt(result["cu"], result["quotes"], unknown=unknown)
-    size = plan.manager_tokens + result["size"] + 50 * len(result["quotes"]) + 16
+    shown, shown_tokens = await shown_to_manager(reading, result)
+    prompt = plan.manager_prompt(shown, result["quotes"], unknown=unknown)
+    size = plan.manager_tokens + shown_tokens + 50 * len(result["quotes"]) + 16
     if plan.options.direct_when_fits and len(reading.chunks) == 1:
         size += reading.chunks[0].tokens
         prompt = PROMPTS["direct"].fill(
@@ -78,6 +79,27 @@ async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> d
         return {**result, "answer": result["cu"], "closed": False}
     reading.step_done()
     return {**result, "answer": answer, "choice": index, "depth": result["depth"] + calls}
+
+
+async def shown_to_manager(reading: Reading, result: dict[str, Any]) -> tuple[str, int]:
+    """The units that the manager sees, and their tokens: the last one, unless a control asks."""
+    plan: Plan = reading.plan
+    if plan.options.manager_sees == "last":
+        return result["cu"], result["size"]
+    if plan.options.manager_sees == "none":
+        return "", 0
+    notes = reading.store.notes(reading.run_id, result["path"])
+    units = list(dict.fromkeys(note["text"] for _, _, note in notes if note["text"]))
+    sizes = await reading.info.counter.count(units) if units else []
+    kept: list[str] = []
+    tokens = 0
+    for unit, size in zip(reversed(units), reversed(sizes), strict=True):
+        if kept and tokens + size + 2 > plan.room_for_units:
+            reading.warn(f"The manager sees the last {len(kept)} of {len(units)} units.")
+            break
+        kept.append(unit)
+        tokens += size + 2  # a blank line between two
+    return "\n\n".join(reversed(kept)), tokens
 
 
 async def choose_path(reading: Reading, results: list[dict[str, Any]]) -> dict[str, Any]:

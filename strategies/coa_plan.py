@@ -53,6 +53,9 @@ class CoAOptions(StrategyOptions):
     path_count: int | None = Field(
         default=None, ge=2, le=20, description="number of paths; 2 bidirectional, else 5"
     )
+    manager_sees: Literal["last", "all", "none"] = Field(
+        default="last", description="which units the manager sees; all and none are controls"
+    )
     select: Literal["vote", "judge"] | None = Field(
         default=None, description="vote for short answers, judge for long ones"
     )
@@ -148,6 +151,12 @@ class Plan:
                 hint=f"At most {room_for} fit beside the prompt, the memory and the reply.",
             )
         return wanted or room_for
+
+    @property
+    def room_for_units(self) -> int:
+        """Tokens of units that the manager's prompt has room for."""
+        quotes = QUOTE_TOKENS if self.options.quotes else 0
+        return int((self.window - self.manager_tokens - self.answer_tokens - quotes) * 0.97)
 
     @property
     def requirement(self) -> str:

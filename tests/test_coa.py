@@ -93,6 +93,30 @@ def test_workers_pass_the_unit_on_and_the_manager_sees_the_last_one_only(store):
     assert answer.usage.depth == 6
 
 
+def test_controls_show_the_manager_all_units_or_none(store):
+    script = Script()
+    run(script, store, manager_sees="all")
+    [every] = script.prompts("manager")
+    assert [every.count(f"Facts up to part {n}") for n in range(1, 6)] == [1] * 5
+    assert every.index("up to part 1") < every.index("up to part 5")
+    script = Script()
+    run(script, store, manager_sees="none")
+    [nothing] = script.prompts("manager")
+    assert "Facts up to" not in nothing
+    assert script.prompts("worker") == []  # the same workers: their replies are in the store
+
+
+def test_units_beyond_the_managers_window_are_left_out_from_the_front_and_said_so(store):
+    script = Script(lambda request: f"Unit {part_of(request)}. " + "Words that fill it. " * 35)
+    answer = run(script, store, tale(40), manager_sees="all")
+    [manager] = script.prompts("manager")
+    parts = len(answer.coverage.chunks)
+    assert f"Unit {parts}." in manager
+    assert "Unit 1." not in manager
+    shown = sum(f"Unit {n}." in manager for n in range(1, parts + 1))
+    assert f"The manager sees the last {shown} of {parts} units." in answer.trace.warnings
+
+
 def test_the_chunk_comes_first_and_the_question_last(store):
     script = Script()
     run(script, store, question="Where is the key?")
@@ -608,6 +632,8 @@ FORMS = {
     "evidence": {"preset": "evidence"},
     "skip_gate": {"skip_gate": True},
     "right_to_left": {"order": "right_to_left"},
+    "all units": {"manager_sees": "all"},
+    "no unit": {"manager_sees": "none"},
 }
 
 
