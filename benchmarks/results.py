@@ -1,10 +1,11 @@
 """The runs behind docs/results.md: every strategy and baseline on real and on generated sets.
 
-    .venv/bin/python benchmarks/results.py --data ../shared/data --logs results-logs
+    .venv/bin/python benchmarks/results.py --data ../shared/data --model http://127.0.0.1:8000/v1
 
-Hours on a CPU: stop it and start it again as you like, nothing is repeated. ``--items 2`` is a
-small trial of everything, ``--only needle`` one set, ``--commands`` only prints. In the end:
-seconds a question for each strategy, and ``reader eval report`` for the page.
+Hours on a CPU: stop it and start it again as you like, nothing is repeated. ``--only needle`` runs
+one table, ``--items 2`` a small trial of it, ``--commands`` only prints. Windows are held to 2,048
+tokens, so that documents are several windows long. Each table has its own folder of logs, for
+``reader eval report``.
 """
 
 from __future__ import annotations
@@ -13,38 +14,75 @@ import argparse
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-STRATEGIES = "coa,memwalker,graphreader,memagent,map_reduce,quotes"
-CORE = "coa,memwalker,graphreader,memagent,map_reduce"
+ALL = "coa,evidence=coa,memwalker,graphreader,memagent,revisions=memagent,attention,map_reduce"
+VARIANTS = {
+    "evidence": "preset=evidence",
+    "revisions": "preset=revisions",
+    "all_units": "manager_sees=all",
+    "no_units": "manager_sees=none",
+    "bare": "reasoning=false",
+    "one_notebook": "notebooks=shared",
+}
 LENGTHS = "4k,8k,16k,32k"
 BOOK = "thoreau_walden.txt"
-REAL = {"hotpotqa": 40, "musique": 30, "fairytaleqa": 20}
 
 
-def runs(data: Path, items: int | None, model: str) -> dict[str, list[str]]:
-    """Arguments of ``reader eval`` by name of the set."""
-    window = ["--window", "2048"]
-    if model == "embedded:large":  # slow: the core strategies on ten questions
-        file = str(data / "fairytaleqa.dev.jsonl.gz")
-        limit = ["--limit", str(items or 10)]
-        return {"fairytaleqa": [file, "-s", f"{CORE},rag", "--no-baselines", *window, *limit]}
-    made = {
-        name: [
-            str(data / f"{name}.dev.jsonl.gz"),
-            *("-s", STRATEGIES, *window, "--limit", str(items or limit)),
-        ]
-        for name, limit in REAL.items()
-    }
-    book = str(data / "haystacks" / BOOK)
-    for name in ("needle", "babilong"):
-        lengths = LENGTHS if items is None else "4k"
-        options = [f"lengths={lengths}", f"items={items or 10}", f"haystack={book}"]
-        if name == "babilong":
-            options.append(f"stories={data / 'babi.dev.jsonl.gz'}")
-        given = [part for option in options for part in ("--set-option", option)]
-        made[name] = [name, "-s", STRATEGIES, *window, *given]
-    return made
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One command of ``reader eval``.
+
+    Attributes:
+        set: A file of the data folder, or a generator.
+        items: Questions, of each length where it is a generator.
+        strategies: As ``--strategy`` takes them.
+        baselines: With closed_book, full and rag.
+    """
+
+    set: str
+    items: int
+    strategies: str = f"{ALL},quotes"
+    baselines: bool = True
+
+
+CORE = "coa,memwalker,graphreader,memagent,attention,rag"
+TABLES = {
+    "hotpotqa": Table("hotpotqa", 40),
+    "musique": Table("musique", 30),
+    "fairytaleqa": Table("fairytaleqa", 20),
+    "needle": Table("needle", 10),
+    "babilong": Table("babilong", 10),
+    "large": Table("fairytaleqa", 10, CORE, baselines=False),
+    # Section 7 of the design: what each part of a method is worth.
+    "units": Table("musique", 30, "coa,all_units=coa,no_units=coa", baselines=False),
+    "reasoning": Table("musique", 30, "memwalker,bare=memwalker", baselines=False),
+    "notebooks": Table("musique", 10, "graphreader,one_notebook=graphreader", baselines=False),
+}
+
+
+def arguments(table: Table, data: Path, items: int | None, scorer: str) -> list[str]:
+    """Those of ``reader eval``, without model and folders."""
+    generated = table.set in ("needle", "babilong")
+    made = [
+        table.set if generated else str(data / f"{table.set}.dev.jsonl.gz"),
+        *("--strategy", table.strategies, "--window", "2048"),
+    ]
+    if not table.baselines:
+        made.append("--no-baselines")
+    for label, option in VARIANTS.items():
+        if f"{label}=" in table.strategies:
+            made += ["--option", f"{label}:{option}"]
+    if "attention" in table.strategies:
+        made += ["--option", f"attention:scorer={scorer}"]
+    if not generated:
+        return [*made, "--limit", str(items or table.items)]
+    options = [f"lengths={LENGTHS if items is None else '4k'}", f"items={items or table.items}"]
+    options.append(f"haystack={data / 'haystacks' / BOOK}")
+    if table.set == "babilong":
+        options.append(f"stories={data / 'babi.dev.jsonl.gz'}")
+    return made + [part for option in options for part in ("--set-option", option)]
 
 
 def main() -> int:
@@ -53,40 +91,29 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, default=Path("results-logs"))
     parser.add_argument("--store", type=Path, default=Path("results-store"))
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--scorer", default="embedded", help="of the strategy attention")
     parser.add_argument("--items", type=int, help="so many of each set, and 4k only")
-    parser.add_argument("--only", action="append", help="one set; repeatable")
-    parser.add_argument("--strategies", help="others than the usual")
+    parser.add_argument("--only", action="append", choices=[*TABLES], help="a table; repeatable")
+    parser.add_argument("--strategies", help="others than the table's")
     parser.add_argument("--commands", action="store_true", help="print the commands and stop")
+    parser.add_argument("more", nargs="*", help="after --: more options of reader eval")
     given = parser.parse_args()
-    common = ["--model", given.model, "--log-dir", str(given.logs), "--store", str(given.store)]
     worst = 0
-    for name, arguments in runs(given.data, given.items, given.model).items():
-        if given.only and name not in given.only:
-            continue
+    for name in given.only or TABLES:
+        table = TABLES[name]
         if given.strategies:
-            arguments[arguments.index("-s") + 1] = given.strategies
-        command = ["reader", "eval", *arguments, *common, "--yes"]
+            table = Table(table.set, table.items, given.strategies, baselines=False)
+        command = [
+            *("reader", "eval", *arguments(table, given.data, given.items, given.scorer)),
+            *("--model", given.model, "--log-dir", str(given.logs / name)),
+            *("--store", str(given.store), "--yes", *given.more),
+        ]
         print(shlex.join(command), flush=True)
         if not given.commands:
             code = "from reader.cli import main; main()"
-            worst = max(
-                worst, subprocess.run([sys.executable, "-c", code, *command[1:]]).returncode
-            )
-    if not given.commands:
-        seconds(given.logs)
+            run = subprocess.run([sys.executable, "-c", code, *command[1:]], check=False)
+            worst = max(worst, run.returncode)
     return worst
-
-
-def seconds(logs: Path) -> None:
-    """Print seconds a question by set and strategy, and how they ended."""
-    from reader.evals.results import read_rows
-    from reader.evals.summary import summarised
-
-    print(f"\n{'set':14} {'strategy':14} {'items':>5} {'seconds':>9} {'calls':>7}  outcomes")
-    for one in summarised(read_rows(logs)):
-        kinds = ", ".join(f"{n} {kind}" for kind, n in one.kinds.items())
-        line = f"{one.set:14} {one.label:14} {one.quality.n:5} {one.seconds:9.1f}"
-        print(f"{line} {one.calls:7.1f}  {kinds}")
 
 
 if __name__ == "__main__":
