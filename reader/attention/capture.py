@@ -36,10 +36,10 @@ class Capture:
         last: The layer after which the pass may end.
         heads: Query heads by layer; none in a pass that only makes keys.
         rows: ``[batch, rows]``: which of the pass's tokens look; short lists are padded.
-        weights: ``[batch, rows]``: summing to 1; 0 for padding.
+        weights: ``[batch, tails, rows]``: of each tail's rows, summing to 1; 0 for all others.
         per_row: Sum over the heads, not over the rows.
         kind: Softmax or the scaled products.
-        per_head: What was kept without ``per_row``: (layer, head) to ``[batch, tokens]``.
+        per_head: What was kept without ``per_row``: (layer, head) to ``[batch, tails, tokens]``.
         by_row: What was kept with it: ``[batch, rows, tokens]``, summed over the heads.
         calls: Layers that were seen, in order.
         keys: Last layer's keys, where asked for by ``probe``.
@@ -105,7 +105,7 @@ class Capture:
             self.by_row = summed if self.by_row is None else self.by_row + summed
             return
         assert self.weights is not None
-        means = torch.einsum("bhrt,br->bht", shares, self.weights)
+        means = torch.einsum("bhrt,bkr->bhkt", shares, self.weights)
         for at, head in enumerate(heads):
             self.per_head[layer, head] = means[:, at]
 

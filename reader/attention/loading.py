@@ -45,6 +45,7 @@ class Loaded:
         device: Where it is.
         device_kind: "cpu" or "cuda".
         shares: Its state after a prefix is keys and values alone, so that tails can share it.
+        packs: Every layer sees the whole text, so that several tails fit one sequence.
         cache_name: What its forward calls these, which changed in transformers 5.2x.
         words: The head that makes words.
         kept: Keys of the prefixes read last, for all that use the model in this process.
@@ -58,6 +59,7 @@ class Loaded:
     device: torch.device
     device_kind: str
     shares: bool
+    packs: bool
     cache_name: str
     words: Any
     kept: KeptKeys = field(default_factory=KeptKeys)
@@ -120,7 +122,16 @@ def wrap(model: Any, tokenizer: FastTokenizer, *, name: str, identity: str) -> L
     cache_name = "cache" if "cache" in signature(body.forward).parameters else "past_key_values"
     shares = len(attending) == layers
     words = model.get_output_embeddings()
-    return Loaded(body, tokenizer, info, device, device.type, shares, cache_name, words)
+    packs = shares and sees_all(config)
+    return Loaded(body, tokenizer, info, device, device.type, shares, packs, cache_name, words)
+
+
+def sees_all(config: Any) -> bool:
+    """Whether no layer has a sliding window, or chunks, or slopes by distance."""
+    kinds = getattr(config, "layer_types", None)
+    sliding = getattr(config, "sliding_window", None) if kinds is None else None
+    slopes = getattr(config, "alibi", False)
+    return not slopes and not sliding and set(kinds or ()) <= {"full_attention"}
 
 
 def refuse_other_kinds(config: Any, name: str) -> None:

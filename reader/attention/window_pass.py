@@ -5,7 +5,7 @@ What ``transformers_model`` runs in its thread, under the model's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,27 @@ class _Look:
     ids: tuple[int, ...]
     rows: tuple[int, ...]
     weights: tuple[float, ...]
+
+
+class _Pack(list[_Look]):
+    """Tails of one request, one after the other in one sequence, none of which sees another."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all tails."""
+        return sum(len(look.ids) for look in self)
+
+    @property
+    def rows(self) -> list[int]:
+        """Which tokens of the sequence look, of all tails."""
+        return [start + row for start, look in self.starts() for row in look.rows]
+
+    def starts(self) -> Iterator[tuple[int, _Look]]:
+        """Where each tail begins."""
+        start = 0
+        for look in self:
+            yield start, look
+            start += len(look.ids)
 
 
 class WindowPass:
@@ -55,28 +76,42 @@ class WindowPass:
         """Scores by the number of the request."""
         keys = self._prefixes()
         arrays: dict[tuple[int, int], Any] = {}
-        most = TAIL_TOKENS[self.loaded.device_kind]
-        looks = [
-            self._look(at, n, tail)
-            for at in self.batch
-            for n, tail in enumerate(self.requests[at].tails)
-        ]
-        while looks:
-            # Keys are copied once a tail: as many tails at once as the tails' own tokens allow.
-            longest, count = 0, 0
-            for look in looks:
-                longest = max(longest, len(look.ids))
-                if count and (count + 1) * longest > most:
-                    break
-                count += 1
-            arrays |= self._tails(looks[:count], keys)
-            looks = looks[count:]
+        for packs in self._packed():
+            arrays |= self._tails(packs, keys)
         return {
             at: AttentionScores(
                 tuple(arrays[at, n] for n in range(len(self.requests[at].tails))), self.read[at]
             )
             for at in self.batch
         }
+
+    def _packed(self) -> Iterator[list[_Pack]]:
+        """The tails in sequences, as many at once as ``TAIL_TOKENS`` allows.
+
+        Keys of a prefix are copied once a sequence. Masks of sliding windows are transformers' own,
+        so there each tail is a sequence.
+        """
+        most = TAIL_TOKENS[self.loaded.device_kind]
+        packs: list[_Pack] = []
+        for at in self.batch:
+            pack = _Pack()
+            for number, tail in enumerate(self.requests[at].tails):
+                look = self._look(at, number, tail)
+                full = pack.tokens + len(look.ids) > most or not self.loaded.packs
+                if pack and full:
+                    packs.append(pack)
+                    pack = _Pack()
+                pack.append(look)
+            packs.append(pack)
+        while packs:
+            longest, count = 0, 0
+            for pack in packs:
+                longest = max(longest, pack.tokens)
+                if count and (count + 1) * longest > most:
+                    break
+                count += 1
+            yield packs[:count]
+            packs = packs[count:]
 
     def _look(self, at: int, number: int, tail: Tail) -> _Look:
         weights = tail.weights or (1.0,) * len(tail.rows)
@@ -130,44 +165,82 @@ class WindowPass:
             found.append(Keys(layers, len(prefix)))
         return found
 
-    def _tails(self, looks: Sequence[_Look], keys: dict[int, Keys]) -> dict[tuple[int, int], Any]:
+    def _tails(self, packs: Sequence[_Pack], keys: dict[int, Keys]) -> dict[tuple[int, int], Any]:
         """Rows of several tails, each after its own prefix."""
         import torch
 
         from reader.attention.capture import Capture
 
         device = self.loaded.device
-        longest_row = max(len(look.rows) for look in looks)
-        rows = torch.zeros(len(looks), longest_row, dtype=torch.long, device=device)
-        weights = torch.zeros(len(looks), longest_row, device=device)
-        for at, look in enumerate(looks):
-            rows[at, : len(look.rows)] = torch.tensor(look.rows, device=device)
-            weights[at, : len(look.rows)] = torch.tensor(look.weights, device=device)
-            self.read[look.request] += len(look.ids)
+        longest_row = max(len(pack.rows) for pack in packs)
+        rows = torch.zeros(len(packs), longest_row, dtype=torch.long, device=device)
+        weights = torch.zeros(len(packs), max(map(len, packs)), longest_row, device=device)
+        for at, pack in enumerate(packs):
+            rows[at, : len(pack.rows)] = torch.tensor(pack.rows, device=device)
+            first = 0
+            for place, look in enumerate(pack):
+                last = first + len(look.rows)
+                weights[at, place, first:last] = torch.tensor(look.weights, device=device)
+                self.read[look.request] += len(look.ids)
+                first = last
         by_layer: dict[int, list[int]] = {}
         for head in self.heads:
             by_layer.setdefault(head.layer, []).append(head.head)
         capture = Capture(self.last, by_layer, rows, weights, self.per_row, self.kind)
-        longest = max(keys[look.request].tokens for look in looks)
-        cache, pads = _joined([keys[look.request] for look in looks], longest)
-        self._forward([look.ids for look in looks], pads, cache, capture, before=longest)
-        return {
-            (look.request, look.tail): self._array(look, at, pads[at], capture)
-            for at, look in enumerate(looks)
-        }
+        windows = [keys[pack[0].request] for pack in packs]
+        longest = max(window.tokens for window in windows)
+        cache, pads = _joined(windows, longest)
+        alone = all(len(pack) == 1 for pack in packs)
+        if alone:
+            self._forward([pack[0].ids for pack in packs], pads, cache, capture, before=longest)
+        else:
+            self._forward_packed(packs, pads, cache, capture, longest)
+        found = {}
+        for at, pack in enumerate(packs):
+            first = 0
+            for place, (start, look) in enumerate(pack.starts()):
+                last = first + len(look.rows)
+                kept = (
+                    [capture.by_row[at, first:last] / len(self.heads)]
+                    if capture.by_row is not None
+                    else [capture.per_head[h][at, place] for h in self.requests[look.request].heads]
+                )
+                columns = self._columns(look, pads[at], longest, start)
+                array = torch.stack([one[..., columns] for one in kept]).float().cpu().numpy()
+                found[look.request, look.tail] = array[0] if self.per_row else array
+                first = last
+        return found
 
-    def _array(self, look: _Look, at: int, pad: int, capture: Capture) -> Any:
-        """One tail's scores as a numpy array of its own."""
+    def _columns(self, look: _Look, pad: int, before: int, start: int) -> Any:
+        """Where a request's columns are in a sequence whose tails begin after ``before`` keys."""
         import torch
 
-        request = self.requests[look.request]
-        first, last = (column + pad for column in request.columns)
-        if self.per_row:
-            assert capture.by_row is not None
-            array = capture.by_row[at, : len(look.rows), first:last] / len(self.heads)
-        else:
-            array = torch.stack([capture.per_head[head][at, first:last] for head in request.heads])
-        return array.float().cpu().numpy()
+        columns = torch.arange(*self.requests[look.request].columns, device=self.loaded.device)
+        prefix = before - pad
+        return torch.where(columns < prefix, columns + pad, columns + pad + start)
+
+    def _forward_packed(
+        self, packs: Sequence[_Pack], pads: Sequence[int], cache: Any, capture: Capture, before: int
+    ) -> None:
+        """One pass over packed tails: each token sees the prefix, and its own tail up to itself."""
+        import torch
+
+        width = max(pack.tokens for pack in packs)
+        ids = torch.zeros(len(packs), width, dtype=torch.long)
+        places = torch.zeros(len(packs), width, dtype=torch.long)
+        tail = torch.full((len(packs), width), -1)  # of each token; padding is a tail of its own
+        for at, pack in enumerate(packs):
+            for start, look in pack.starts():
+                end = start + len(look.ids)
+                ids[at, start:end] = torch.tensor(look.ids)
+                places[at, start:end] = torch.arange(end - start) + (before - pads[at])
+                tail[at, start:end] = start
+        order = torch.arange(width)
+        own = (tail[:, :, None] == tail[:, None, :]) & (order[None, :] <= order[:, None])
+        prefix = torch.arange(before) >= torch.tensor(pads)[:, None]
+        prefix = prefix[:, None, :].expand(-1, width, -1)
+        mask = torch.cat([prefix, own], -1)[:, None]
+        self._run(ids, mask, places, cache, capture)
 
     def _forward(
         self,
@@ -181,8 +254,6 @@ class WindowPass:
         """One pass over token ids; prefixes (``before`` is 0) are padded left, tails right."""
         import torch
 
-        from reader.attention.capture import CURRENT, Enough
-
         width = max(map(len, texts))
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         mask = torch.ones(len(texts), before + width, dtype=torch.long)
@@ -193,13 +264,19 @@ class WindowPass:
             mask[at, :pad] = 0
             first = before - pad if before else 0
             places[at, start:] = torch.arange(first, first + width - start)
+        whole = bool(mask.all()) and not before
+        self._run(ids, None if whole else mask, places, cache, capture)
+
+    def _run(self, ids: Any, mask: Any, places: Any, cache: Any, capture: Capture) -> None:
+        """The model's layers up to the last wanted one."""
+        from reader.attention.capture import CURRENT, Enough
+
         device = self.loaded.device
-        whole = bool(mask.all())
         token = CURRENT.set(capture)
         try:
             self.loaded.body(
                 input_ids=ids.to(device),
-                attention_mask=None if whole and not before else mask.to(device),
+                attention_mask=None if mask is None else mask.to(device),
                 position_ids=places.to(device),
                 **{self.loaded.cache_name: cache},
                 use_cache=cache is not None,
