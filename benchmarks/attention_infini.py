@@ -27,6 +27,7 @@ def peak() -> float:
 
 async def ours(folder: Path, passages: list[str], needles: list[str]) -> None:
     looker = await Looker.open(f"transformers:{folder}")
+    await looker.passages(passages[:8], QUESTIONS[:1])  # warms up, for the other side too
     windows = looker.windows(passages, QUESTIONS[:1])
     tokens = sum(len(window.prefix) for window in windows)
     began = time.perf_counter()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from reader.attention.model import FloatArray
 
 EXTRA = ("torch", "transformers", "gguf", "accelerate")
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}  # a CPU is slower with more, which takes masks
 KEPT_BYTES = 1 << 29
 PADDING = 0.15  # of a batch, at most, is padding
 
