@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reader.budget import Price
 from reader.calls import Call
-from reader.chunking import ChunkCache, KeyedLocks
+from reader.chunk_cache import ChunkCache, KeyedLocks
 from reader.events import Emit
 from reader.llm.cache import Flight
 from reader.llm.types import ChatModel, ModelInfo

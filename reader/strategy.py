@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Budget, Estimate, Ledger
-from reader.chunking import Chunk, ChunkCache, KeyedLocks
+from reader.chunk_cache import ChunkCache, KeyedLocks
+from reader.chunking import Chunk
 from reader.documents import Document
 from reader.errors import InvalidOption, UnknownStrategy
 from reader.events import Emit, Notice, Progress, ignore

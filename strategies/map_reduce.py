@@ -14,26 +14,20 @@ from typing import Any, ClassVar, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
-from pydantic import Field
 
 from reader.answers import Step
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
-from reader.chunking import room
-from reader.errors import ContextOverflow, InvalidOption, LimitReached, WindowTooSmall
+from reader.errors import ContextOverflow, LimitReached
 from reader.evidence import Claim, candidates
 from reader.llm.replies import clean, is_refusal_or_empty, says_nothing_found, trim_to_sentence
 from reader.llm.types import ChatReply, ChatRequest, Message
-from reader.prompts import fence, load_prompts, versions
+from reader.prompts import fence, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 from reader.tokens import estimated
 
 from .final_answer import (
     EXPECTED_ANSWER,
-    QUOTE_RULE,
-    QUOTE_TOKENS,
-    AnswerForm,
-    AnswerOptions,
     answer_steps,
     estimate_of,
     give_answer,
@@ -41,6 +35,7 @@ from .final_answer import (
     status_of,
     unanswered,
 )
+from .map_reduce_plan import LABEL_TOKENS, NOTHING, PROMPTS, MapReduceOptions, Plan
 from .waves import (
     PIECE_FAILED,
     Piece,
@@ -53,106 +48,8 @@ from .waves import (
     wave_size,
 )
 
-PROMPTS = load_prompts("reader.strategies", "map_reduce")
-USUAL_WINDOW = 8192  # that of chain-of-agents, so that both read the same chunks
 EXPECTED_NOTE = 0.3  # share of its cap that a note fills, before replies of the model were seen
-NOTHING = "(No part says anything about it.)"
 CITED_NOTES = 20  # notes most like the answer, whose plain sentences are looked up too
-LABEL_TOKENS = 12  # "Note 12:" and the tags around a note
-
-
-class MapReduceOptions(AnswerOptions):
-    """Options of map-and-reduce."""
-
-    note_tokens: int = Field(
-        default=512, ge=32, description="cap of a chunk's note; at most 1/8 of the window"
-    )
-    quotes: bool = Field(default=True, description="each note is followed by a checked quote")
-
-
-class Plan:
-    """What is fixed for a run: forms of the prompts, budgets of tokens."""
-
-    waves: Waves
-
-    def __init__(self, reading: Reading) -> None:
-        self.options: MapReduceOptions = reading.options
-        self.reading = reading
-        window = self.options.window or min(USUAL_WINDOW, reading.info.window)
-        self.window = min(window, reading.info.window)
-        self.form = AnswerForm(reading, self.window, quotes=False)
-        self.quotes = self.options.quotes and not self.form.summary
-        self.note_tokens = min(self.options.note_tokens, max(self.window // 8, 32))
-        self.output_tokens = self.note_tokens + (QUOTE_TOKENS if self.quotes else 0)
-        self.words = str(max(int(self.note_tokens * 0.6), 20))
-        self.finder = reading.finder
-        self.map_tokens = self.combine_tokens = self.reduce_tokens = 0
-        self.combine_room = self.reduce_room = 0
-
-    async def measure(self) -> int:
-        """Count the fixed parts of the prompts; returns the tokens of a chunk.
-
-        Raises:
-            WindowTooSmall: no room for a chunk, or for two notes side by side.
-            InvalidOption: ``chunk_tokens`` does not fit.
-        """
-        count = self.reading.info.counter.count_messages
-        self.map_tokens = await count([("user", self.map_prompt(""))])
-        self.combine_tokens = await count([("user", self.combine_prompt(""))])
-        self.reduce_tokens = await count([("user", self.reduce_prompt(""))])
-        self.combine_room = self._room(self.combine_tokens, self.note_tokens)
-        self.reduce_room = self._room(self.reduce_tokens, self.form.output_tokens)
-        longest = self.output_tokens + LABEL_TOKENS
-        if min(self.combine_room, self.reduce_room) < 2 * longest:
-            raise WindowTooSmall(
-                f"A window of {self.window} tokens has no room for two notes of {longest}.",
-                hint="Use a larger window= or smaller note_tokens=.",
-            )
-        [asked] = await self.reading.info.counter.count([self.form.question])
-        most = self._room(self.map_tokens, self.output_tokens, asked)
-        wanted = self.options.chunk_tokens
-        if wanted is not None and wanted > most:
-            raise InvalidOption(
-                f"chunk_tokens={wanted} does not fit a window of {self.window} tokens.",
-                hint=f"At most {most} fit beside the prompt and the reply.",
-            )
-        return wanted or most
-
-    def _room(self, fixed: int, output: int, asked: int = 0) -> int:
-        return room(
-            self.window,
-            fixed_tokens=fixed,
-            memory_tokens=0,
-            output_tokens=output,
-            question_tokens=asked,
-        )
-
-    def map_prompt(self, chunk: str) -> str:
-        """The prompt for one chunk, which comes first."""
-        values = {"chunk": fence(chunk, "source_text"), "words": self.words}
-        if self.form.summary:
-            return PROMPTS["map_summary"].fill(**values)
-        rule = QUOTE_RULE if self.quotes else ""
-        return PROMPTS["map"].fill(**values, question=self.form.question, quote_rule=rule)
-
-    def combine_prompt(self, notes: str) -> str:
-        """The prompt that makes one note of several."""
-        question = self.form.question or "What does the source text say, in summary?"
-        return PROMPTS["combine"].fill(notes=notes, question=question, words=self.words)
-
-    def reduce_prompt(self, notes: str) -> str:
-        """The prompt that answers from the notes."""
-        values = {"notes": notes, "requirement": self.form.requirement()}
-        if self.form.summary:
-            return PROMPTS["reduce_summary"].fill(**values)
-        return PROMPTS["reduce"].fill(**values, question=self.form.question)
-
-    @property
-    def spare_room(self) -> int:
-        """Tokens of notes for which the last call is paid beforehand."""
-        two_notes = 2 * (self.output_tokens + LABEL_TOKENS)
-        spare: int = min(self.reduce_room, max(self.window // 4, two_notes))
-        return spare
 
 
 class MapReduceState(TypedDict, total=False):

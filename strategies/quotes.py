@@ -10,36 +10,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
-from pydantic import BaseModel, Field
 
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
-from reader.chunking import room
-from reader.errors import ContextOverflow, InvalidOption, LimitReached
+from reader.errors import ContextOverflow, LimitReached
 from reader.evidence import Claim
-from reader.llm.schemas import instructions
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
-from reader.prompts import fence, load_prompts, versions
+from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 from reader.tokens import estimated
 
 from .final_answer import (
     EXPECTED_ANSWER,
-    AnswerForm,
-    AnswerOptions,
     answer_steps,
     estimate_of,
     give_answer,
-    needs_question,
     status_of,
     unanswered,
+)
+from .quotes_plan import (
+    NUMBERS,
+    PROMPTS,
+    SENTENCE_TOKENS,
+    Plan,
+    QuotesOptions,
+    Sentences,
 )
 from .waves import (
     PIECE_FAILED,
@@ -52,95 +53,11 @@ from .waves import (
     wave_size,
 )
 
-PROMPTS = load_prompts("reader.strategies", "quotes")
-USUAL_WINDOW = 8192  # that of chain-of-agents, so that both read the same chunks
 PARAGRAPH = 200  # characters that a numbered paragraph has at least, so that numbers cost little
-NUMBERS = 0.9  # part of a chunk's room that is text; numbers of paragraphs take the rest
-SENTENCE_TOKENS = 80  # of a quote with its JSON
 EXPECTED_QUOTES = 60  # tokens of a reply, before replies of the model were seen
 LONGEST_QUOTE = 600  # characters; a longer one is a copied paragraph, and is cut
-NOTHING = "(No sentence was found.)"
 INVENTED = "none of these sentences stands in the part, word for word: copy them exactly"
 _BREAK = re.compile(r"\n\s*\n")
-
-
-class Sentence(BaseModel):
-    """A sentence of the text."""
-
-    paragraph: int = Field(default=0, description="number of its paragraph")
-    quote: str = Field(description="the sentence, word for word")
-
-
-class Sentences(BaseModel):
-    """The reply of the first step."""
-
-    quotes: list[Sentence] = Field(description="empty if no sentence helps")
-
-
-class QuotesOptions(AnswerOptions):
-    """Options of quote-then-answer."""
-
-    most_quotes: int = Field(default=4, ge=1, le=12, description="sentences from one chunk")
-
-
-class Plan:
-    """What is fixed for a run: forms of the prompts, budgets of tokens."""
-
-    waves: Waves
-
-    def __init__(self, reading: Reading) -> None:
-        self.options: QuotesOptions = reading.options
-        self.reading = reading
-        self.query = needs_question(reading, "sentences are picked for it")
-        window = self.options.window or min(USUAL_WINDOW, reading.info.window)
-        self.window = min(window, reading.info.window)
-        self.form = AnswerForm(reading, self.window, quotes=False)
-        cap = max(self.window // 8, 64)
-        self.output_tokens = min(SENTENCE_TOKENS * self.options.most_quotes, cap)
-        self.finder = reading.finder
-        self.quote_tokens = self.answer_tokens = self.answer_room = 0
-
-    async def measure(self) -> int:
-        """Count the fixed parts of the prompts; returns the tokens of a chunk.
-
-        Raises:
-            WindowTooSmall: no room for a chunk.
-            InvalidOption: ``chunk_tokens`` does not fit.
-        """
-        count = self.reading.info.counter.count_messages
-        words = "" if self.reading.info.json_schema else instructions(Sentences)
-        self.quote_tokens = await count([("user", f"{self.quote_prompt('')}\n\n{words}")])
-        self.answer_tokens = await count([("user", self.answer_prompt([]))])
-        fits = partial(room, self.window, memory_tokens=0)
-        self.answer_room = fits(
-            fixed_tokens=self.answer_tokens, output_tokens=self.form.output_tokens
-        )
-        whole = fits(fixed_tokens=self.quote_tokens, output_tokens=self.output_tokens)
-        most, wanted = int(whole * NUMBERS), self.options.chunk_tokens
-        if wanted is not None and wanted > most:
-            raise InvalidOption(
-                f"chunk_tokens={wanted} does not fit a window of {self.window} tokens.",
-                hint=f"At most {most} fit beside the prompt and the reply.",
-            )
-        return wanted or most
-
-    def quote_prompt(self, chunk: str) -> str:
-        """The prompt for one chunk, which comes first."""
-        return PROMPTS["quote"].fill(
-            chunk=fence(chunk, "source_text"),
-            question=self.form.question,
-            most=str(self.options.most_quotes),
-        )
-
-    def answer_prompt(self, ranges: Sequence[tuple[int, int]]) -> str:
-        """The prompt that answers from the checked sentences."""
-        text = self.reading.document.text
-        lines = "\n".join(f"- {' '.join(text[start:end].split())}" for start, end in ranges)
-        return PROMPTS["answer"].fill(
-            quotes=fence(lines, "sentences") if lines else NOTHING,
-            requirement=self.form.requirement(),
-            question=self.form.question,
-        )
 
 
 class QuotesState(TypedDict, total=False):
