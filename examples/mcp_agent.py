@@ -9,6 +9,7 @@ open files below FOLDER only, and spends at most 40 calls on a question.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -77,5 +78,15 @@ def shown(result: Any) -> str:
     return json.dumps({name: result[name] for name in wanted if name in result})
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="with the files that it may open")
+    parser.add_argument("task")
+    parser.add_argument("address", help="of an OpenAI-compatible server, with /v1")
+    parser.add_argument("model", help="which calls tools")
+    asked = parser.parse_args()
+    print(asyncio.run(agent(asked.folder, asked.task, asked.address, asked.model)))
+
+
 if __name__ == "__main__":
-    print(asyncio.run(agent(*sys.argv[1:5])))
+    main()

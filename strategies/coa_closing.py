@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from reader.errors import LimitReached, ModelError, ModelUnavailable
 from reader.events import AnswerToken
 from reader.llm.choice import choose
-from reader.llm.replies import clean, is_refusal_or_empty, repeats
+from reader.llm.replies import before_next_question, clean, is_refusal_or_empty, repeats
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence
@@ -65,7 +65,7 @@ async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> d
                 else None,
             )
             reading.saw_reply("manager", reply.completion_tokens)
-            answer, index, calls = clean(reply.text), None, 1
+            answer, index, calls = before_next_question(clean(reply.text)), None, 1
             if is_refusal_or_empty(answer) or repeats(answer, plan.question):
                 reading.warn("The manager's reply held no answer; the answer is its notes.")
                 answer, index = result["cu"], None

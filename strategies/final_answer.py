@@ -20,7 +20,13 @@ from reader.events import AnswerToken, ChunkOutcome
 from reader.evidence import Claim, QuoteFinder, candidates
 from reader.llm.choice import choose, render
 from reader.llm.layer import Layer
-from reader.llm.replies import clean, is_refusal_or_empty, says_nothing_found, trim_to_sentence
+from reader.llm.replies import (
+    before_next_question,
+    clean,
+    is_refusal_or_empty,
+    says_nothing_found,
+    trim_to_sentence,
+)
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, Message, OnToken
 from reader.strategy import Reading, StrategyOptions
 
@@ -313,7 +319,7 @@ class AnswerThenQuotes(Layer):
         reply = await self.inner.generate(request, listener.hear if listener else None)
         if listener:
             listener.end()
-        text, quotes = split_quotes(clean(reply.text))
+        text, quotes = split_quotes(before_next_question(clean(reply.text)))
         self.quotes = quotes or self.quotes
         return replace(reply, text=text)
 

@@ -125,6 +125,13 @@ def test_the_answer_is_streamed_without_its_quotes(store):
     assert "".join(e.text for e in events if isinstance(e, AnswerToken)) == "It is 333."
 
 
+def test_questions_that_the_model_goes_on_to_ask_itself_are_no_part_of_the_answer(store):
+    more = "\n\nQuestion: What is 444?\nAnswer: A number.\nQuote: The wind blew." * 9
+    answer = ask("full", Script(answer="It is 333." + more), store)
+    assert answer.text == "It is 333."
+    assert answer.citations == ()
+
+
 def test_an_answer_cut_at_its_cap_ends_with_a_sentence(store):
     script = Script(answer="One whole sentence stands here. " * 12 + "and half")
     answer = ask("full", script, store, answer_tokens=40, quotes=False)

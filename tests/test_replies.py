@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reader.llm.replies import (
+    before_next_question,
     clean,
     content_overlap,
     is_refusal_or_empty,
@@ -354,6 +355,20 @@ def test_refusals_and_empty_replies(text):
 )
 def test_replies_with_content_are_no_refusals(text):
     assert not is_refusal_or_empty(text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Anna.\n\nQuestion: And Ben?\nAnswer: No.\n\nQuestion: And Ben?\nAns", "Anna."),
+        ("Anna.\n**Question 2:** And Ben?\n\n**Answer 2:** No.", "Anna."),
+        ("The paper asks:\nQuestion: who rules?", "The paper asks:\nQuestion: who rules?"),
+        ("Question: who?\nAnswer: Anna.", "Question: who?\nAnswer: Anna."),
+        ("\nQuestion: who?\nAnswer: Anna.", "\nQuestion: who?\nAnswer: Anna."),
+    ],
+)
+def test_a_model_that_asks_itself_more_is_cut_before_that(reply, answer):
+    assert before_next_question(reply) == answer
 
 
 @pytest.mark.parametrize(

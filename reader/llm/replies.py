@@ -214,6 +214,9 @@ _CLAUSES = re.compile(
     r"|,\s+(?:so|and|yet|however|only|thus|therefore|as|since|because)[,]?\s+|\s+[\u2014\u2013]+\s+|\s+--\s+",
     _NO_CASE,
 )
+_NEXT_QUESTION = re.compile(
+    r"\n[^\w\n]*question[*_ ]*\d*[*_ ]*:[^\n]*\n\s*[^\w\n]*answer[*_ ]*\d*[*_ ]*:", _NO_CASE
+)
 _MARKUP = re.compile(r"\A(?:[-*•\u2013#>\s]|\d{1,3}[.)]\s)+|[*_`\"\u201c\u201d]")
 
 
@@ -228,6 +231,16 @@ def is_refusal_or_empty(text: str) -> bool:
     if not any(_REFUSAL.fullmatch(part) for part in parts):
         return False
     return all(_REFUSAL.fullmatch(part) or _OFFER.fullmatch(part) for part in parts if part)
+
+
+def before_next_question(text: str) -> str:
+    """The reply up to where the model goes on to ask, and answer, questions of its own.
+
+    Small models do: they repeat the form of the prompt until their cap. A reply that begins so
+    is left alone.
+    """
+    found = _NEXT_QUESTION.search(text)
+    return (text[: found.start()].rstrip() or text) if found else text
 
 
 def repeats(text: str, question: str) -> bool:
