@@ -7,6 +7,7 @@ import ctypes
 import random
 import resource
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from reader.attention import heap
 from reader.attention.model import AttentionRequest, Head, Tail
 from reader.attention.resolve import LocalFiles, open_attention
 from reader.attention.transformers_model import TransformersAttention
+from reader.attention.waiting import Wanted
 from reader.errors import (
     InvalidOption,
     MissingExtra,
@@ -142,6 +144,67 @@ def test_a_window_is_read_once_for_all_questions_now_and_later():
     assert first.read_tokens == 40 + 9 + 6
     assert again.read_tokens == 6
     np.testing.assert_allclose(first.tails[1], again.tails[0], atol=1e-6)
+
+
+def test_questions_of_several_callers_on_a_window_share_a_pass(monkeypatch):
+    from reader.attention import window_pass
+
+    request = replace(requests()[0], columns=(2, 40))
+    config = tiny_models.configurations()["llama"]
+    nothing = Tail((1, 2, 3), (1,))  # all ask it, as they do "N/A"
+    asked = [replace(request, tails=(tail, nothing)) for tail in request.tails]
+    other = replace(request, prefix=request.prefix[::-1])
+    alone = [asyncio.run(scorer(config).score([one]))[0] for one in (*asked, other)]
+    model = scorer(config)
+    real, passes, begun, go = window_pass.WindowPass.run, [], threading.Event(), threading.Event()
+
+    def run(self):
+        passes.append([self.requests[at] for at in self.batch])
+        begun.set()
+        assert go.wait(60)
+        return real(self)
+
+    monkeypatch.setattr(window_pass.WindowPass, "run", run)
+
+    async def together():
+        first = asyncio.create_task(model.score([other]))
+        await asyncio.to_thread(begun.wait, 60)
+        rest = [asyncio.create_task(model.score([one])) for one in asked]
+        loaded = await model._loaded()
+        while len(loaded.waiting.wanted) < 3:
+            await asyncio.sleep(0.001)
+        go.set()
+        return [(await task)[0] for task in (*rest, first)]
+
+    found = asyncio.run(together())
+    assert sorted(map(len, passes)) == [1, 2]
+    for one, expected in zip(found, alone, strict=True):
+        for a, b in zip(one.tails, expected.tails, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    lengths = [len(tail.ids) for tail in request.tails]
+    assert sum(one.read_tokens for one in found[:2]) == len(request.prefix) + sum(lengths) + 3
+    assert asyncio.run(model._loaded()).waiting.wanted == []
+
+
+def test_without_memory_for_others_each_caller_still_gets_its_own(monkeypatch):
+    from reader.attention import window_pass
+
+    request = requests()[0]
+    model = scorer(tiny_models.configurations()["llama"])
+    loaded = asyncio.run(model._loaded())
+    others = Wanted(request)
+    real = window_pass.WindowPass.run
+
+    def run(self):
+        if len(self.batch) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self)
+
+    monkeypatch.setattr(window_pass.WindowPass, "run", run)
+    with loaded.waiting.holding([others]):
+        (found,) = asyncio.run(model.score([request]))
+    assert len(found.tails) == len(request.tails)
+    assert others.scores is None
 
 
 def test_kept_keys_that_end_too_early_are_made_anew():

@@ -24,6 +24,7 @@ from reader.attention.heap import Heap
 from reader.attention.kept_keys import KeptKeys
 from reader.attention.model import AttentionInfo, model_shape
 from reader.attention.tokenizer import FastTokenizer
+from reader.attention.waiting import Waiting
 from reader.errors import OutOfMemory, UnknownModel, UnsupportedModel
 from reader.llm.download import models_folder
 from reader.llm.gguf import file_identity
@@ -50,6 +51,7 @@ class Loaded:
         words: The head that makes words.
         kept: Keys of the prefixes read last, for all that use the model in this process.
         heap: Gives freed memory back.
+        waiting: What is wanted by all that use the model.
         lock: One pass at a time.
     """
 
@@ -64,6 +66,7 @@ class Loaded:
     words: Any
     kept: KeptKeys = field(default_factory=KeptKeys)
     heap: Heap = field(default_factory=Heap)
+    waiting: Waiting = field(default_factory=Waiting)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 

@@ -24,6 +24,7 @@ from reader.attention.model import (
     AttentionTokenizer,
     check_request,
 )
+from reader.attention.waiting import Wanted, kind_of
 from reader.attention.window_pass import WindowPass
 from reader.errors import MissingExtra, OutOfMemory, WindowTooSmall
 
@@ -162,7 +163,7 @@ class TransformersAttention:
         most = self._batch_tokens or BATCH_TOKENS[loaded.device_kind]
         order = sorted(
             range(len(requests)),
-            key=lambda at: (_kind(requests[at]), -len(requests[at].prefix), at),
+            key=lambda at: (kind_of(requests[at]), -len(requests[at].prefix), at),
         )
         batch: list[int] = []
         for at in order:
@@ -170,7 +171,7 @@ class TransformersAttention:
                 longest = len(requests[batch[0]].prefix)
                 fits = (len(batch) + 1) * longest <= most and loaded.shares
                 alike = len(requests[at].prefix) >= longest * (1 - PADDING)
-                if not (fits and alike and _kind(requests[at]) == _kind(requests[batch[0]])):
+                if not (fits and alike and kind_of(requests[at]) == kind_of(requests[batch[0]])):
                     yield batch
                     batch = []
             batch.append(at)
@@ -182,37 +183,58 @@ class TransformersAttention:
     def _score(
         self, loaded: Loaded, requests: Sequence[AttentionRequest], batch: Sequence[int]
     ) -> dict[int, AttentionScores]:
-        """A batch; in halves where memory does not do for it."""
+        """A batch, and what others wait for on its windows; alone, then in halves, where memory
+        does not do for it.
+        """
+        mine = {at: Wanted(requests[at]) for at in batch}
+        with loaded.waiting.holding(mine.values()), loaded.lock:
+            todo = [wanted for wanted in mine.values() if wanted.scores is None]
+            also = loaded.waiting.like(todo) if loaded.shares else []
+            for group in ([*todo, *also], todo) if also else (todo,):
+                if self._tried(loaded, group):
+                    break
+            else:
+                half = len(todo) // 2
+                for part in (todo[:half], todo[half:]):
+                    self._halved(loaded, part)
+        return {at: wanted.taken() for at, wanted in mine.items()}
+
+    def _halved(self, loaded: Loaded, todo: Sequence[Wanted]) -> None:
+        """A part of a batch, in ever smaller parts."""
+        if self._tried(loaded, todo):
+            return
+        half = len(todo) // 2
+        for part in (todo[:half], todo[half:]):
+            self._halved(loaded, part)
+
+    def _tried(self, loaded: Loaded, todo: Sequence[Wanted]) -> bool:
+        """Whether memory did for it.
+
+        Raises:
+            OutOfMemory: not even for a single one.
+        """
+        import torch
+
+        if not todo:
+            return True
         try:
-            with loaded.lock:
-                found = self._score_batch(loaded, requests, batch)
-                loaded.heap.after(sum(scores.read_tokens for scores in found.values()))
-                return found
+            with torch.inference_mode():
+                asked = [wanted.request for wanted in todo]
+                found = WindowPass(loaded, asked, range(len(asked)), self._kept_bytes).run()
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             loaded.kept.clear()
-            if len(batch) == 1:
-                raise OutOfMemory(
-                    f"Memory does not do for a window of {requests[batch[0]].tokens} tokens.",
-                    hint="Use smaller windows, a smaller model, or dtype bfloat16.",
-                ) from error
-        half = len(batch) // 2
-        return self._score(loaded, requests, batch[:half]) | self._score(
-            loaded, requests, batch[half:]
-        )
-
-    def _score_batch(
-        self, loaded: Loaded, requests: Sequence[AttentionRequest], batch: Sequence[int]
-    ) -> dict[int, AttentionScores]:
-        import torch
-
-        with torch.inference_mode():
-            return WindowPass(loaded, requests, batch, self._kept_bytes).run()
-
-
-def _kind(request: AttentionRequest) -> tuple[Any, ...]:
-    return request.per_row, request.kind, tuple(sorted(set(request.heads))), not request.prefix
+            if len(todo) > 1:
+                return False
+            raise OutOfMemory(
+                f"Memory does not do for a window of {todo[0].request.tokens} tokens.",
+                hint="Use smaller windows, a smaller model, or dtype bfloat16.",
+            ) from error
+        for at, wanted in enumerate(todo):
+            wanted.scores = found[at]
+        loaded.heap.after(sum(scores.read_tokens for scores in found.values()))
+        return True
 
 
 def _out_of_memory(error: BaseException) -> bool:

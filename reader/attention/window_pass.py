@@ -75,9 +75,13 @@ class WindowPass:
     def run(self) -> dict[int, AttentionScores]:
         """Scores by the number of the request."""
         keys = self._prefixes()
+        looks = self._looks()
         arrays: dict[tuple[int, int], Any] = {}
-        for packs in self._packed():
+        for packs in self._packed([same[0] for same in looks]):
             arrays |= self._tails(packs, keys)
+        for first, *others in looks:
+            found = arrays[first.request, first.tail]
+            arrays |= {(other.request, other.tail): found.copy() for other in others}
         return {
             at: AttentionScores(
                 tuple(arrays[at, n] for n in range(len(self.requests[at].tails))), self.read[at]
@@ -85,7 +89,21 @@ class WindowPass:
             for at in self.batch
         }
 
-    def _packed(self) -> Iterator[list[_Pack]]:
+    def _looks(self) -> list[list[_Look]]:
+        """All tails, prefix by prefix; those that ask the same of the same window side by side."""
+        same: dict[tuple[Any, ...], list[_Look]] = {}
+        order = {prefix: n for n, prefix in enumerate(self._distinct())}
+        for at in sorted(self.batch, key=lambda at: order[self.requests[at].prefix]):
+            request = self.requests[at]
+            for number, tail in enumerate(request.tails):
+                key = (request.prefix, request.columns, request.heads, tail)
+                same.setdefault(key, []).append(self._look(at, number, tail))
+        return list(same.values())
+
+    def _distinct(self) -> list[tuple[int, ...]]:
+        return list(dict.fromkeys(self.requests[at].prefix for at in self.batch))
+
+    def _packed(self, looks: Sequence[_Look]) -> Iterator[list[_Pack]]:
         """The tails in sequences, as many at once as ``TAIL_TOKENS`` allows.
 
         Keys of a prefix are copied once a sequence. Masks of sliding windows are transformers' own,
@@ -93,16 +111,13 @@ class WindowPass:
         """
         most = TAIL_TOKENS[self.loaded.device_kind]
         packs: list[_Pack] = []
-        for at in self.batch:
-            pack = _Pack()
-            for number, tail in enumerate(self.requests[at].tails):
-                look = self._look(at, number, tail)
-                full = pack.tokens + len(look.ids) > most or not self.loaded.packs
-                if pack and full:
-                    packs.append(pack)
-                    pack = _Pack()
-                pack.append(look)
-            packs.append(pack)
+        for look in looks:
+            pack = packs[-1] if packs and self.loaded.packs else _Pack()
+            fits = pack.tokens + len(look.ids) <= most
+            if not (pack and fits and self._prefix(pack[0]) == self._prefix(look)):
+                pack = _Pack()
+                packs.append(pack)
+            pack.append(look)
         while packs:
             longest, count = 0, 0
             for pack in packs:
@@ -112,6 +127,9 @@ class WindowPass:
                 count += 1
             yield packs[:count]
             packs = packs[count:]
+
+    def _prefix(self, look: _Look) -> tuple[int, ...]:
+        return self.requests[look.request].prefix
 
     def _look(self, at: int, number: int, tail: Tail) -> _Look:
         weights = tail.weights or (1.0,) * len(tail.rows)
