@@ -24,11 +24,8 @@ from reader.attention.windows import passage_scores, request
 from reader.bm25 import BM25Index
 from reader.llm.embedders import open_embedder
 
-LOOKS = ("last layer", "heads", "heads, N/A", "second look")
-FUSED = {
-    "second look, BM25, titles": ("bm25", "titles"),
-    "second look, all": ("bm25", "dense", "titles"),
-}
+LOOKS = ("last layer", "heads", "heads, N/A")
+FUSED = ("default", "with vectors")
 
 
 def arguments() -> argparse.Namespace:
@@ -69,24 +66,42 @@ async def rankings(looker: Looker, example: Example, dense: Any) -> dict[str, li
     if dense is not None:
         vectors = await dense.embed([question, *texts])
         lists["dense"] = by_score(vectors[1:] @ vectors[0])
-    best = lists["heads, N/A" if looker.calibrate else "heads"]
-    once = fused(best, lists["bm25"], *([lists["dense"]] if dense is not None else []))
-    lists["second look"] = best
-    if len(windows) > 1 and (again := await second_look(looker, texts, question, once)):
-        scores = passage_scores([again[0]], [again[1]], len(texts))
-        twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
-        lists["second look"] = list(dict.fromkeys([*twice, *once]))
+    lists["first"] = lists["heads, N/A" if looker.calibrate else "heads"]
+    if len(windows) > 1:
+        await look_again(looker, texts, question, lists)
     return lists
 
 
-def with_titles(lists: dict[str, list[int]], example: Example) -> dict[str, list[int]]:
+async def look_again(
+    looker: Looker, texts: list[str], question: str, lists: dict[str, list[int]]
+) -> None:
+    """Second looks, at the best of the first one's fusion: without vectors, and with them."""
+    for name, vectors in (("second look", []), ("second look, vectors", lists.get("dense", []))):
+        once = fused(lists["first"], words=lists["bm25"], vectors=vectors)
+        if again := await second_look(looker, texts, question, once):
+            scores = passage_scores([again[0]], [again[1]], len(texts))
+            twice = [n for n in by_score(scores) if np.isfinite(scores[n])]
+            lists[name] = list(dict.fromkeys([*twice, *once]))
+
+
+def with_fusions(lists: dict[str, list[int]], example: Example) -> dict[str, list[int]]:
     """The rankings, and those that are fused of them as the strategy does it."""
     titles = [text.split("\n", 1)[0] if "\n" in text else None for text in example.passages]
-    lists = lists | {"titles": named(lists["second look"], example.passages, titles)}
-    for name, others in FUSED.items():
-        if all(other in lists for other in others):
-            lists[name] = fused(lists["second look"], *(lists[other] for other in others))
-    return lists
+    found = dict(lists)
+    for name, second, vectors in (
+        ("default", "second look", []),
+        ("with vectors", "second look, vectors", lists.get("dense", [])),
+    ):
+        last = lists.get(second, lists["first"])
+        found[name] = fused(
+            last,
+            first=lists["first"] if second in lists else (),
+            words=lists["bm25"],
+            vectors=vectors,
+            titles=named(last, example.passages, titles),
+        )
+        found.setdefault(second, last)
+    return found
 
 
 async def main() -> None:
@@ -112,9 +127,9 @@ async def main() -> None:
         with asked.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{done}/{len(examples)}", end="\r", flush=True)
-    rows = [known[e.id] | {"rankings": with_titles(known[e.id]["rankings"], e)} for e in examples]
+    rows = [known[e.id] | {"rankings": with_fusions(known[e.id]["rankings"], e)} for e in examples]
     print(f"{asked.data.name}, {asked.scorer}, {len(rows)} questions: recall @1 @2 @5")
-    for method in ("bm25", "dense", *LOOKS, *FUSED):
+    for method in ("bm25", "dense", *LOOKS, "second look", "second look, vectors", *FUSED):
         mine = [row for row in rows if method in row["rankings"]]
         if not mine:
             continue

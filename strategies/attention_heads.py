@@ -35,21 +35,23 @@ class CalibratedHeads(Looking):
         self, plan: Plan, notes: dict[int, dict[str, Any]], state: dict[str, Any]
     ) -> Selection:
         """The first k passages of the ranking and those beside them, in the document's order."""
-        others = [plan.lexical(), await plan.dense()] if plan.options.fuse else []
-        by_heads = ranking(notes)
-        how = ["heads", *(n for n, by in zip(("BM25", "vectors"), others, strict=False) if by)]
+        words, vectors = (plan.lexical(), await plan.dense()) if plan.options.fuse else ([], [])
+        by_heads, first, titles = ranking(notes), [], []
+        how = ["heads", *["BM25"] * bool(words), *["vectors"] * bool(vectors)]
         if plan.twice and len(notes) == len(plan.windows):
-            ranked = fused(by_heads, *others)
+            ranked = fused(by_heads, words=words, vectors=vectors)
             again = await second_look(plan.looker, plan.passages(), plan.question, ranked)
             if again is not None:
                 notes = {0: note_of(plan, *again)}
                 twice = ranking(notes)
-                by_heads = list(dict.fromkeys([*twice, *ranked]))
+                first, by_heads = by_heads, list(dict.fromkeys([*twice, *ranked]))
                 how.append(f"a second look at {len(twice)}")
         if plan.options.fuse:
-            others.append(named(by_heads, plan.passages(), plan.titles()))
-            how += ["titles"] * bool(others[-1])
-        ranked = fused(by_heads, *others)
+            titles = named(by_heads, plan.passages(), plan.titles())
+            how += ["titles"] * bool(titles)
+        else:
+            first = []  # the last look alone
+        ranked = fused(by_heads, first=first, words=words, vectors=vectors, titles=titles)
         best, shown = with_neighbours(plan, ranked)
         evidence = evidence_of(plan, notes, shown)
         names = ", ".join(str(number + 1) for number in ranked[: len(best)])

@@ -59,7 +59,7 @@ class AttentionSorting(Looking):
         """The passages that fit, read again in the new order until it stays."""
         ranked = ranking(notes)
         if plan.options.fuse and plan.options.preset == "calibrated":
-            ranked = fused(ranked, plan.lexical())
+            ranked = fused(ranked, words=plan.lexical())
         chunks = plan.reading.chunks
         ranges = [(chunks[n].start, chunks[n].end) for n in ranked]
         order = ranked[: len(plan.fitting(ranges, plan.room))]

@@ -295,7 +295,7 @@ def test_titles_are_named_as_whole_words_without_their_brackets():
 def test_the_best_passages_words_come_before_those_of_the_next():
     texts, titles = ["See Beta.", "See Alpha.", "b", "a"], [None, None, "Beta", "Alpha"]
     assert named([1, 0, 2, 3], texts, titles) == [3, 2]
-    assert fused(range(12), [8]).index(8) == 3  # the heads' first places stay
+    assert fused(range(12), words=[8]).index(8) == 3  # the heads' first places stay
 
 
 def test_what_a_question_without_content_draws_is_subtracted():

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from reader.attention.model import FloatArray
     from reader.memory.store import Store
 
-OTHER_WEIGHT = 0.25
-"""Of each ranking beside the heads'; from recall on three sets, as is the next constant."""
+FIRST_LOOK, VECTORS, WORDS, TITLES = 0.5, 0.5, 0.25, 0.25
+"""Weights of the rankings beside that of the last look; from recall on three sets, as is the next
+constant."""
 FUSION_K = 10
 """Of the fusion; with the usual 60, words and vectors overrule the heads' first places."""
 NAMING = 3
@@ -53,10 +54,26 @@ async def second_look(
     return window, values
 
 
-def fused(by_heads: Sequence[int], *others: Sequence[int]) -> list[int]:
-    """Rankings as one, by reciprocal rank; ``others``, by words or vectors, weigh less."""
-    weights = (1.0, *(OTHER_WEIGHT,) * len(others))
-    return [n for n, _ in reciprocal_rank_fusion([by_heads, *others], k=FUSION_K, weights=weights)]
+def fused(
+    by_heads: Sequence[int],
+    *,
+    first: Sequence[int] = (),
+    words: Sequence[int] = (),
+    vectors: Sequence[int] = (),
+    titles: Sequence[int] = (),
+) -> list[int]:
+    """Rankings as one, by reciprocal rank; that of the heads' last look weighs most.
+
+    Args:
+        by_heads: By the last look.
+        first: By the first look, where there was a second.
+        words: By BM25.
+        vectors: By an embedder.
+        titles: By ``named``.
+    """
+    rankings = [by_heads, first, words, vectors, titles]
+    weights = (1.0, FIRST_LOOK, WORDS, VECTORS, TITLES)
+    return [n for n, _ in reciprocal_rank_fusion(rankings, k=FUSION_K, weights=weights)]
 
 
 def named(ranked: Sequence[int], texts: Sequence[str], titles: Sequence[str | None]) -> list[int]:
