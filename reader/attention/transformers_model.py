@@ -108,10 +108,12 @@ class TransformersAttention:
         loaded = await self._loaded()
         for request in requests:
             check_request(request, loaded.info)
-        found: dict[int, AttentionScores] = {}
-        for batch in self._batches(requests, loaded):
-            found |= await asyncio.to_thread(self._score, loaded, requests, batch)
-        return [found[at] for at in range(len(requests))]
+        wanted = [Wanted(request) for request in requests]
+        with loaded.waiting.holding(wanted):
+            for batch in self._batches(requests, loaded):
+                if any(wanted[at].scores is None for at in batch):
+                    await asyncio.to_thread(self._score, loaded, [wanted[at] for at in batch])
+        return [one.taken() for one in wanted]
 
     async def divergences(
         self, ids: tuple[int, ...], without: tuple[int, ...], last: int
@@ -180,24 +182,15 @@ class TransformersAttention:
 
     # In a thread -------------------------------------------------------------------------
 
-    def _score(
-        self, loaded: Loaded, requests: Sequence[AttentionRequest], batch: Sequence[int]
-    ) -> dict[int, AttentionScores]:
+    def _score(self, loaded: Loaded, batch: Sequence[Wanted]) -> None:
         """A batch, and what others wait for on its windows; alone, then in halves, where memory
         does not do for it.
         """
-        mine = {at: Wanted(requests[at]) for at in batch}
-        with loaded.waiting.holding(mine.values()), loaded.lock:
-            todo = [wanted for wanted in mine.values() if wanted.scores is None]
+        with loaded.lock:
+            todo = [wanted for wanted in batch if wanted.scores is None]
             also = loaded.waiting.like(todo) if loaded.shares else []
-            for group in ([*todo, *also], todo) if also else (todo,):
-                if self._tried(loaded, group):
-                    break
-            else:
-                half = len(todo) // 2
-                for part in (todo[:half], todo[half:]):
-                    self._halved(loaded, part)
-        return {at: wanted.taken() for at, wanted in mine.items()}
+            if not (also and self._tried(loaded, [*todo, *also])):
+                self._halved(loaded, todo)
 
     def _halved(self, loaded: Loaded, todo: Sequence[Wanted]) -> None:
         """A part of a batch, in ever smaller parts."""
