@@ -205,7 +205,8 @@ def fingerprint(plan: Plan, batch: Batch, entrant: Entrant, identity: str) -> st
         "seed": batch.seed,
         "label": entrant.label,
         "strategy": entrant.strategy,
-        "options": entrant.options,
+        # How many calls are made at once changes no answer.
+        "options": {k: v for k, v in entrant.options.items() if k != "concurrency"},
         "prompts": entrant.method.prompt_versions(),
         "model": identity,
         "budget": None if plan.budget is None else plan.budget.model_dump(),

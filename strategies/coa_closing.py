@@ -21,6 +21,7 @@ from reader.selection import vote
 from reader.strategy import Reading
 
 from .coa_plan import PROMPTS, Plan
+from .echo import without_prompt
 
 
 class Verdict(BaseModel):
@@ -66,6 +67,8 @@ async def close(reading: Reading, result: dict[str, Any], *, unknown: bool) -> d
             )
             reading.saw_reply("manager", reply.completion_tokens)
             answer, index, calls = before_next_question(clean(reply.text)), None, 1
+            if plan.options.task == "qa":  # code repeats itself
+                answer = without_prompt(answer, plan.manager_prompt("", [], unknown=False))
             if is_refusal_or_empty(answer) or repeats(answer, plan.question):
                 reading.warn("The manager's reply held no answer; the answer is its notes.")
                 answer, index = result["cu"], None

@@ -116,6 +116,7 @@ class Plan:
         sampled = options.paths == "self_consistency" and options.temperature == 0
         self.form = Form(
             worker=PROMPTS["worker_summary" if self.summary else "worker"],
+            echo=PROMPTS["echo"],
             compress=PROMPTS["compress"],
             question=self.question,
             cu_tokens=self.cu_tokens,

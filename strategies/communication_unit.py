@@ -33,6 +33,8 @@ from reader.llm.types import ChatReply, ChatRequest, Message
 from reader.prompts import Prompt, fence
 from reader.strategy import Reading
 
+from .echo import without_prompt
+
 UNCHANGED = "UNCHANGED"
 QUOTE_TOKENS = 200  # room for the quotes of one reply, beside the communication unit
 QUOTE_CHARACTERS = 200
@@ -60,6 +62,7 @@ class Form:
     """How the workers of a run are asked; made once a run."""
 
     worker: Prompt
+    echo: Prompt
     compress: Prompt
     question: str
     cu_tokens: int
@@ -72,6 +75,11 @@ class Form:
     def words(self) -> str:
         """The cap in words, as models understand it."""
         return str(max(int(self.cu_tokens * 0.6), 20))
+
+    @property
+    def own_words(self) -> str:
+        """The prompt without the text and the unit that it shows, with and without a unit."""
+        return self.prompt("", "") + self.prompt("", " ")
 
     def prompt(self, chunk: str, cu: str, extra: str = "") -> str:
         """The worker's prompt: chunk first, so that its prefix is shared by all questions."""
@@ -180,13 +188,20 @@ async def _ask(
         max_tokens=form.cu_tokens + (QUOTE_TOKENS if form.quotes else 0),
         temperature=form.temperature,
         seed=seed,
-        prompt_tokens=form.fixed_tokens + before.tokens + int(tokens * 1.03) + 16,
+        prompt_tokens=form.fixed_tokens + before.tokens + int(tokens * 1.03) + 16 + len(extra) // 3,
         purpose="worker",
     )
     if form.quotes:
         return await _ask_for_note(reading, request, before)
     reply = await reading.model.generate(request)
     said = clean(reply.text)
+    if not is_refusal_or_empty(said) and not (said := without_prompt(said, form.own_words)):
+        reminder = form.echo.fill()
+        if reminder in extra:
+            return _unread(before, "the reply repeated the prompt twice", 1, "kept")
+        again = await _ask(reading, form, before, text, tokens, seed, extra + reminder)
+        level = "reasked" if again.level == "ok" else again.level
+        return replace(again, calls=again.calls + 1, level=level)
     if form.skip_gate and said.strip(" .\"'*").upper() == UNCHANGED:
         return replace(before, outcome="read", calls=1, level="unchanged", quotes=(), written=1)
     return _unit(reading, before, said, reply, calls=1, level="ok")

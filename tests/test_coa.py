@@ -302,6 +302,58 @@ def test_a_manager_without_an_answer_leaves_the_notes(store, reply):
 LONG = "Alice found a golden key under the old stone bridge near the quiet northern village. " * 3
 
 
+ECHOES = {
+    "task": "Question: Where is the key?\n\nTask: Write an updated summary, in 3 to 8 sentences",
+    "tags": "<summary>\n\n</summary>",
+}
+
+
+@pytest.mark.parametrize("echo", ["task", "tags"])
+def test_a_worker_that_gives_the_prompt_back_is_asked_again(store, echo):
+    def worker(request: ChatRequest) -> str:
+        if part_of(request) == "2" and "Do not repeat" not in request.messages[-1].content:
+            return ECHOES[echo]
+        return f"Anna has key {part_of(request)}."
+
+    script = Script(worker)
+    answer = run(script, store, tale(3), "Where is the key?", chunk_tokens=60)
+    asked = script.prompts("worker")
+    assert sum("Do not repeat" in prompt for prompt in asked) == 1
+    assert len(asked) == len(answer.coverage.chunks) + 1
+    assert "reasked" in [step.level for step in answer.trace.steps]
+    assert all(chunk.outcome == "read" for chunk in answer.coverage.chunks)
+
+
+def test_a_worker_that_gives_the_prompt_back_twice_keeps_the_unit(store):
+    script = Script(lambda r: "Anna has it." if part_of(r) == "1" else ECHOES["task"])
+    answer = run(script, store, tale(2), "Where is the key?", chunk_tokens=60)
+    assert "Anna has it." in script.prompts("manager")[0]
+    last = answer.coverage.chunks[-1]
+    assert (last.outcome, last.reason) == ("unread", "the reply repeated the prompt twice")
+
+
+def test_tags_and_task_around_a_unit_are_taken_off(store):
+    said = "<summary>\nAnna has it.\n</summary>\nQuestion: Where is the key?"
+    script = Script(said)
+    run(script, store, tale(1), "Where is the key?")
+    [manager] = script.prompts("manager")
+    assert "<summary>\nAnna has it.\n</summary>" in manager
+    assert manager.count("Where is the key?") == 1
+
+
+def test_a_manager_that_gives_the_prompt_back_leaves_the_notes(store):
+    said = "The source text was too long to show and has been summarised."
+    answer = run(Script(manager=said), store, tale(1))
+    assert answer.text == "Facts up to part 1 noted so far."
+    assert any("held no answer" in warning for warning in answer.trace.warnings)
+
+
+def test_words_of_the_question_may_be_the_answer(store):
+    question = "Which is older: The Wall Street Journal or The New York Times?"
+    answer = run(Script(manager="The New York Times"), store, tale(1), question)
+    assert answer.text == "The New York Times"
+
+
 def test_a_suspected_overwrite_is_asked_again_with_the_earlier_facts_kept(store):
     def worker(request: ChatRequest) -> str:
         if part_of(request) == "1":

@@ -132,7 +132,8 @@ def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
         assert len(answered) == allowed
         assert 0 < sum(map(len, half.values())) < 15
         allowed = 10**6
-        again = CliRunner().invoke(app, evaluate.arguments(server, *arguments))
+        more_at_once = [*arguments[:-1], "3"]
+        again = CliRunner().invoke(app, evaluate.arguments(server, *more_at_once))
         assert again.exit_code == 0, again.output
     assert [body for body, times in Counter(answered).items() if times > 1] == []
     assert len(read_rows(evaluate.logs)) == 15
