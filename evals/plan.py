@@ -208,6 +208,9 @@ def fingerprint(plan: Plan, batch: Batch, entrant: Entrant, identity: str) -> st
         # How many calls are made at once changes no answer.
         "options": {k: v for k, v in entrant.options.items() if k != "concurrency"},
         "prompts": entrant.method.prompt_versions(),
+        "requirements": sorted(
+            {str(entrant.options_for(i, batch.seed).get("requirement")) for i in batch.items}
+        ),
         "model": identity,
         "budget": None if plan.budget is None else plan.budget.model_dump(),
         "timeout": plan.timeout,

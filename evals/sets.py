@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .item import Item
 
 SHORT = (
-    "Answer with a short phrase: a name, a date, a number, or yes or no, without a sentence"
-    " around it and without an explanation."
+    "Answer with a short phrase, such as a name, a date or a number, without a sentence around it"
+    " and without an explanation."
 )
 SENTENCE = "Answer in one short sentence, or in a phrase where that is enough."
 PARAGRAPH = "Answer in one paragraph of at most 200 words."
