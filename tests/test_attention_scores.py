@@ -452,6 +452,28 @@ def test_no_model_at_the_path(tmp_path, name):
         asyncio.run(open_attention(f"transformers:{tmp_path / name}").info())
 
 
+def test_questions_that_begin_at_the_same_time_load_one_model(tmp_path, monkeypatch):
+    from reader.attention import loading
+
+    folder = tiny_models.save(tmp_path / "tiny", tiny_models.configurations()["llama"])
+    real, loads = loading.load, []
+
+    def load(*where):
+        loads.append(where)
+        return real(*where)
+
+    monkeypatch.setattr(loading, "load", load)
+
+    async def several():
+        return await asyncio.gather(
+            *(open_attention(f"transformers:{folder}")._loaded() for _ in range(4))
+        )
+
+    models = asyncio.run(several())
+    assert len(loads) == 1
+    assert all(one.waiting is models[0].waiting for one in models)
+
+
 def test_a_damaged_folder(tmp_path):
     folder = tiny_models.save(tmp_path / "tiny", tiny_models.configurations()["llama"])
     (folder / "config.json").write_text("{")

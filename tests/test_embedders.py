@@ -253,9 +253,9 @@ def library(monkeypatch):
     module = types.SimpleNamespace(SentenceTransformer=SentenceTransformer)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
     monkeypatch.setattr(local_embedder, "find_spec", lambda name: object())
-    local_embedder._load.cache_clear()
+    local_embedder._loaded_last.cache_clear()
     yield loaded
-    local_embedder._load.cache_clear()
+    local_embedder._loaded_last.cache_clear()
 
 
 def model_files(weights: bytes = b"weights") -> dict[str, bytes]:

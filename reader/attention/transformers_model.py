@@ -11,6 +11,7 @@ Needs the extra ``attention``.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -240,9 +241,18 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
+_LOADING = threading.Lock()
+
+
 def _load(path: str, dtype: str | None, device: str | None) -> Loaded:
-    """The model; the last one stays loaded, as loading takes longer than a question."""
+    """The model; questions that begin at the same time wait for one load."""
+    with _LOADING:
+        return _loaded_last(path, dtype, device)
+
+
+@lru_cache(maxsize=1)
+def _loaded_last(path: str, dtype: str | None, device: str | None) -> Loaded:
+    """The last one stays loaded, as loading takes longer than a question."""
     from reader.attention.loading import load
 
     return load(path, dtype, device)

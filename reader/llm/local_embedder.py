@@ -6,6 +6,7 @@ Reimers and Gurevych, "Sentence-BERT", EMNLP 2019. Needs the extra ``embeddings`
 from __future__ import annotations
 
 import asyncio
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -230,9 +231,18 @@ class LocalEmbedder:
         return folder, await asyncio.to_thread(_load, str(folder))
 
 
-@lru_cache(maxsize=1)
+_LOADING = threading.Lock()
+
+
 def _load(folder: str) -> Any:
-    """The model; the last one stays loaded, as loading takes longer than a question's vector."""
+    """The model; questions that begin at the same time wait for one load."""
+    with _LOADING:
+        return _loaded_last(folder)
+
+
+@lru_cache(maxsize=1)
+def _loaded_last(folder: str) -> Any:
+    """The last one stays loaded, as loading takes longer than a question's vector."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(folder, device="cpu", local_files_only=True)
