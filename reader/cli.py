@@ -45,7 +45,6 @@ from reader.errors import InputError, ReaderError
 
 app = typer.Typer(
     name="reader",
-    help="Read documents longer than any model's window.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,6 +58,23 @@ app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.command()(mcp)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from reader import __version__
+
+        typer.echo(f"longdoc-reader {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def reader_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Read documents longer than any model's window."""
 
 
 @app.command()

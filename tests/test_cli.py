@@ -31,6 +31,13 @@ def book(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_the_version():
+    import reader
+
+    said = shell("--version")
+    assert (said.returncode, said.stdout) == (0, f"longdoc-reader {reader.__version__}\n")
+
+
 def test_ctrl_c_says_that_the_run_goes_on(tmp_path, book):
     arguments = ("ask", book, "Which number?", "--store", str(tmp_path / "s"), "--model")
     code = "from reader.cli import main; main()"
