@@ -146,6 +146,17 @@ def test_a_window_is_read_once_for_all_questions_now_and_later():
     np.testing.assert_allclose(first.tails[1], again.tails[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_several_tails_without_a_prefix(name, per_row):
+    config = tiny_models.configurations()[name]
+    request = replace(requests()[0], prefix=(), columns=(0, 6), per_row=per_row)
+    (both,) = asyncio.run(scorer(config).score([request]))
+    for tail, found in zip(request.tails, both.tails, strict=True):
+        (alone,) = asyncio.run(scorer(config).score([replace(request, tails=(tail,))]))
+        np.testing.assert_allclose(found, alone.tails[0], atol=1e-6)
+
+
 def test_questions_of_several_callers_on_a_window_share_a_pass(monkeypatch):
     from reader.attention import window_pass
 
