@@ -108,7 +108,7 @@ def test_an_item_does_not_depend_on_how_many_others_there_are():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    length=st.integers(120, 1_500),
+    length=st.integers(200, 1_500),
     depths=st.integers(1, 5),
     seed=st.integers(0, 10_000),
     exact=st.booleans(),

@@ -761,14 +761,14 @@ def test_a_book_is_loaded_and_cut_once(tmp_path, monkeypatch, store):
     file = tmp_path / "tale.txt"
     file.write_text(tale(12))
     loads, cuts = [], []
-    load, cut = Document.from_path, package.chunking.chunk_document
+    load, cut = Document.from_path, package.chunk_cache.chunk_document
 
     async def counted(document, **options):
         cuts.append(options)
         return await cut(document, **options)
 
     monkeypatch.setattr(Document, "from_path", lambda path: loads.append(path) or load(path))
-    monkeypatch.setattr("reader.chunking.chunk_document", counted)
+    monkeypatch.setattr("reader.chunk_cache.chunk_document", counted)
     with package.open(str(file), model=model(SlotScript()), store=store) as book:
         for part in (1, 2, 3):
             book.ask(question(part), chunk_tokens=200)
