@@ -205,8 +205,8 @@ class ChainOfAgents(Strategy[CoAOptions]):
         from .coa_many import ChainForMany
 
         more = options.quotes or options.second_pass or options.direct_when_fits
-        more = more or options.manager_sees != "last"
-        plain = options.number_of_paths == 1 and options.task == "qa" and not more
+        usual = options.task == "qa" and options.manager_sees == "last"
+        plain = options.number_of_paths == 1 and usual and not more
         return ChainForMany if plain else None
 
 

@@ -106,6 +106,14 @@ def test_controls_show_the_manager_all_units_or_none(store):
     assert script.prompts("worker") == []  # the same workers: their replies are in the store
 
 
+@pytest.mark.parametrize(("sees", "together"), [("last", True), ("all", False), ("none", False)])
+def test_only_the_papers_manager_answers_many_questions_in_one_pass(sees, together):
+    from reader.strategies.coa import ChainOfAgents, CoAOptions
+
+    found = ChainOfAgents.together(CoAOptions(manager_sees=sees))
+    assert (found is not None) == together
+
+
 def test_units_beyond_the_managers_window_are_left_out_from_the_front_and_said_so(store):
     script = Script(lambda request: f"Unit {part_of(request)}. " + "Words that fill it. " * 35)
     answer = run(script, store, tale(40), manager_sees="all")

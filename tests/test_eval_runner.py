@@ -139,6 +139,22 @@ def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
     assert len(read_rows(evaluate.logs)) == 15
 
 
+def test_another_requirement_of_the_set_is_another_task(monkeypatch, questions):
+    from reader.documents import Document
+    from reader.evals import plan, sets
+
+    items = tuple(sets.load(str(questions)))
+    batch = plan.Batch("tales", 0, items, {i.id: Document.from_text("x") for i in items})
+    made = plan.Plan(sets=("tales",), entrants=entrants(["coa"], baselines=False))
+
+    def key(requirement: str) -> str:
+        info = sets.SetInfo(name="tales", about="", metric="f1", requirement=requirement)
+        monkeypatch.setattr(plan, "set_info", lambda item: info)
+        return plan.fingerprint(made, batch, made.entrants[0], "m")
+
+    assert key("In a phrase.") == key("In a phrase.") != key("In a sentence.")
+
+
 def failing_on(marker: str, bad: Reply) -> Any:
     def reply(body: dict[str, Any]) -> Reply:
         text = json.dumps(body["messages"])

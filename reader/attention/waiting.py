@@ -45,8 +45,9 @@ class Waiting:
         try:
             yield
         finally:
+            gone = set(mine)
             with self.lock:
-                self.wanted[:] = [one for one in self.wanted if one not in mine]
+                self.wanted[:] = [one for one in self.wanted if one not in gone]
 
     def like(self, mine: Sequence[Wanted]) -> list[Wanted]:
         """What others want of the same windows, with the same heads; nothing where nothing is."""
