@@ -368,6 +368,21 @@ def test_the_best_passages_of_all_windows_are_looked_at_again_in_one(table):
     assert more == windows + 1
 
 
+@pytest.mark.parametrize(("fuse", "asked"), [(True, [False, True]), (False, [False, False])])
+def test_the_first_look_counts_beside_the_second(table, monkeypatch, fuse, asked):
+    from reader.strategies import attention_heads
+
+    real, firsts = attention_heads.fused, []
+
+    def fused(by_heads, **others):
+        firsts.append(list(others.get("first", ())))
+        return real(by_heads, **others)
+
+    monkeypatch.setattr(attention_heads, "fused", fused)
+    ask(book(), answerer(), WordAttention(), table, fuse=fuse)
+    assert [bool(first) for first in firsts] == asked
+
+
 def test_a_document_of_one_window_is_looked_at_once(table):
     scorer = WordAttention()
     ask(f"Short. {FACT}", answerer(), scorer, table)

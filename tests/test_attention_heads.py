@@ -298,6 +298,13 @@ def test_the_best_passages_words_come_before_those_of_the_next():
     assert fused(range(12), words=[8]).index(8) == 3  # the heads' first places stay
 
 
+def test_a_first_look_and_vectors_weigh_more_than_words_and_titles():
+    for half in ("first", "vectors"):
+        assert fused(range(12), **{half: [10]})[0] == 10
+    for quarter in ("words", "titles"):
+        assert fused(range(12), **{quarter: [10]})[:3] == [0, 1, 2]
+
+
 def test_what_a_question_without_content_draws_is_subtracted():
     """Head (0, 0) looks at the first token whatever is asked."""
 
