@@ -397,10 +397,24 @@ def test_llama_server_tells_the_window_of_a_slot_and_counts():
     assert whole == 3 + 2 * 2 + 1
 
 
-def test_a_connection_closed_while_counting_costs_nothing_but_a_second_question():
-    with LocalServer(dialect="llama.cpp", drops=2) as server:
+def test_connections_closed_while_counting_cost_nothing_but_further_questions():
+    with LocalServer(dialect="llama.cpp", drops=4) as server:
         _, counts, _ = describe(server)
     assert counts == [3, 1]
+
+
+def test_an_idle_connection_is_given_up_before_the_server_closes_it(monkeypatch):
+    made = []
+
+    def client(**settings):
+        made.append(settings["limits"])
+        raise RuntimeError("without aiohttp")
+
+    monkeypatch.setattr("openai.DefaultAioHttpClient", client)
+    monkeypatch.setattr("openai.DefaultAsyncHttpxClient", lambda **s: made.append(s["limits"]))
+    ServedModel("http://localhost:1/v1").open()
+    assert [limits.keepalive_expiry < 5.0 for limits in made] == [True, True]  # uvicorn's, vLLM's
+    assert [limits.max_connections for limits in made] == [1000, 1000]
 
 
 def test_ollama_tells_the_window_it_really_gives():

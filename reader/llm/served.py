@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 NO_KEY = "none"
+# Servers close a connection after 5 idle seconds (uvicorn, and with it vLLM). The openai client
+# keeps one for as long, so that with many of them some are taken just as they are closed.
+IDLE_SECONDS = 2.0
 FINISHES: dict[object, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -161,13 +165,21 @@ class ServedModel:
         Over aiohttp a call costs half of what it costs over httpx, and with many connections less
         still, since httpx looks through all idle ones at each call.
         """
-        from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
+        from openai import (
+            DEFAULT_CONNECTION_LIMITS,
+            AsyncOpenAI,
+            DefaultAioHttpClient,
+            DefaultAsyncHttpxClient,
+            Timeout,
+        )
 
         timeout = Timeout(self._timeout, connect=self._connect_timeout)
+        limits = copy(DEFAULT_CONNECTION_LIMITS)
+        limits.keepalive_expiry = IDLE_SECONDS
         try:
-            transport = DefaultAioHttpClient(timeout=timeout)
+            transport = DefaultAioHttpClient(timeout=timeout, limits=limits)
         except RuntimeError:
-            transport = None
+            transport = DefaultAsyncHttpxClient(timeout=timeout, limits=limits)
         return AsyncOpenAI(
             base_url=self._base_url,
             api_key=key,

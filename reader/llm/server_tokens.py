@@ -10,7 +10,7 @@ from reader.errors import BadReply
 
 Dialect: TypeAlias = Literal["vllm", "llama.cpp"]
 IN_FLIGHT = 16
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 class Asks(Protocol):
@@ -84,15 +84,20 @@ class ServerTokenCounter:
         return await self._post({"content": text, "add_special": special, "parse_special": True})
 
     async def _put(self, endpoint: str, body: Mapping[str, Any]) -> Any:
-        """Ask, at most three times: counting changes nothing and costs nothing, so a connection
+        """Ask, at most five times: counting changes nothing and costs nothing, so a connection
         that the server closed just then is no reason to fail. Model calls are made again in
         ``reader.llm.retry`` only."""
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+        from tenacity import (
+            AsyncRetrying,
+            retry_if_exception_type,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(BadReply),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random(0.0, 0.2),
+            wait=wait_random_exponential(multiplier=0.1, max=1.0),
             reraise=True,
         )
         return await retrying(self._ask, "post", f"{self._root}{endpoint}", body)
