@@ -234,6 +234,61 @@ def test_keys_do_not_grow_without_bound():
     assert len(kept) < 3
 
 
+def test_keys_of_a_prefix_are_one_block_of_memory():
+    model = scorer(tiny_models.configurations()["qwen2"])
+    asyncio.run(model.score(requests()))
+    kept = asyncio.run(model._loaded()).kept.kept
+    for keys in kept.values():
+        parts = [part for pair in keys.layers for part in pair]
+        assert len({part.untyped_storage().data_ptr() for part in parts}) == 1
+        assert parts[0].untyped_storage().nbytes() == keys.bytes
+
+
+def passes(model) -> list[tuple[int, int]]:
+    """Of each pass from now on: the thread, and how many tokens are side by side."""
+    seen = []
+
+    def note(body, given, named):
+        seen.append((threading.get_ident(), named["input_ids"].shape[1]))
+
+    loaded = asyncio.run(model._loaded())
+    loaded.body.register_forward_pre_hook(note, with_kwargs=True)
+    return seen
+
+
+def test_prefixes_of_many_lengths_are_read_in_few_shapes():
+    model = scorer(tiny_models.configurations()["qwen2"], batch_tokens=1)
+    seen = passes(model)
+    (one, *_) = requests()
+    for length in range(30, 128, 7):
+        asyncio.run(model.score([replace(one, prefix=(5,) * length, columns=(0, length))]))
+    tails = sum(len(tail.ids) for tail in one.tails)
+    assert {tokens for _, tokens in seen} == {64, 128, tails}
+
+
+def test_a_round_length_is_never_beyond_the_models_window():
+    model = scorer(tiny_models.configurations()["qwen2"], batch_tokens=1)
+    seen = passes(model)
+    window = asyncio.run(model.info()).window
+    (one, *_) = requests()
+    longest = window - max(len(tail.ids) for tail in one.tails)
+    asyncio.run(model.score([replace(one, prefix=(5,) * longest, columns=(0, 9))]))
+    assert max(tokens for _, tokens in seen) <= window
+
+
+def test_all_passes_run_in_one_thread_whoever_asks():
+    model = scorer(tiny_models.configurations()["qwen2"])
+    seen = passes(model)
+
+    async def together():
+        await asyncio.gather(*(model.score([request]) for request in requests()))
+
+    asyncio.run(together())
+    asyncio.run(model.score([replace(requests()[0], prefix=(7,) * 20, columns=(0, 20))]))
+    assert len({thread for thread, _ in seen}) == 1
+    assert seen[0][0] != threading.get_ident()
+
+
 def test_batches_change_nothing():
     config = tiny_models.configurations()["gemma3"]
     together = asyncio.run(scorer(config).score(requests()))

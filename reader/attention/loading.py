@@ -9,8 +9,8 @@ import hashlib
 import logging
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -52,7 +52,8 @@ class Loaded:
         kept: Keys of the prefixes read last, for all that use the model in this process.
         heap: Gives freed memory back.
         waiting: What is wanted by all that use the model.
-        lock: One pass at a time.
+        thread: Runs the passes, one at a time. The C library gives each thread memory of its own
+            and keeps what was freed there, so with threads in turn memory grows.
     """
 
     body: Any
@@ -67,7 +68,7 @@ class Loaded:
     kept: KeptKeys = field(default_factory=KeptKeys)
     heap: Heap = field(default_factory=Heap)
     waiting: Waiting = field(default_factory=Waiting)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "attention"))
 
 
 def load(path: str, dtype: str | None, device: str | None) -> Loaded:

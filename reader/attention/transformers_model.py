@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from reader.attention.model import (
     AttentionInfo,
@@ -30,6 +30,7 @@ from reader.attention.window_pass import WindowPass
 from reader.errors import MissingExtra, OutOfMemory, WindowTooSmall
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from reader.attention.loading import Loaded
@@ -39,6 +40,8 @@ EXTRA = ("torch", "transformers", "gguf", "accelerate")
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 32_768}  # a CPU is slower with more, which takes masks
 KEPT_BYTES = 1 << 29
 PADDING = 0.15  # of a batch, at most, is padding
+
+T = TypeVar("T")
 
 
 class ModelFiles(Protocol):
@@ -113,7 +116,8 @@ class TransformersAttention:
         with loaded.waiting.holding(wanted):
             for batch in self._batches(requests, loaded):
                 if any(wanted[at].scores is None for at in batch):
-                    await asyncio.to_thread(self._score, loaded, [wanted[at] for at in batch])
+                    todo = [wanted[at] for at in batch]
+                    await _in(loaded.thread, self._score, loaded, todo)
         return [one.taken() for one in wanted]
 
     async def divergences(
@@ -127,7 +131,7 @@ class TransformersAttention:
                 f" {loaded.info.window}.",
                 hint="Use smaller windows, or a shorter question.",
             )
-        found: FloatArray = await asyncio.to_thread(self._diverged, loaded, ids, without, last)
+        found: FloatArray = await _in(loaded.thread, self._diverged, loaded, ids, without, last)
         return found
 
     def _diverged(
@@ -135,7 +139,7 @@ class TransformersAttention:
     ) -> Any:
         import torch
 
-        with loaded.lock, torch.inference_mode():
+        with torch.inference_mode():
             told = []
             for text in (ids, without):
                 hidden = loaded.body(
@@ -187,11 +191,10 @@ class TransformersAttention:
         """A batch, and what others wait for on its windows; alone, then in halves, where memory
         does not do for it.
         """
-        with loaded.lock:
-            todo = [wanted for wanted in batch if wanted.scores is None]
-            also = loaded.waiting.like(todo) if loaded.shares else []
-            if not (also and self._tried(loaded, [*todo, *also])):
-                self._halved(loaded, todo)
+        todo = [wanted for wanted in batch if wanted.scores is None]
+        also = loaded.waiting.like(todo) if loaded.shares else []
+        if not (also and self._tried(loaded, [*todo, *also])):
+            self._halved(loaded, todo)
 
     def _halved(self, loaded: Loaded, todo: Sequence[Wanted]) -> None:
         """A part of a batch, in ever smaller parts."""
@@ -229,6 +232,10 @@ class TransformersAttention:
             wanted.scores = found[at]
         loaded.heap.after(sum(scores.read_tokens for scores in found.values()))
         return True
+
+
+async def _in(thread: Executor, call: Callable[..., T], *given: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, call, *given)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reader.attention.kept_keys import Keys
+from reader.attention.kept_keys import Keys, in_one_block
 from reader.attention.model import AttentionRequest, AttentionScores, Tail
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from reader.attention.loading import Loaded
 
 TAIL_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+SHAPES = 64
+"""Prefixes are read in multiples of so many tokens: torch keeps kernels of the last thousand shapes
+on a CPU, half a gigabyte once every window has had a length of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +176,12 @@ class WindowPass:
         self._forward(prefixes, [longest - len(p) for p in prefixes], cache, Capture(self.last))
         found = []
         for row, prefix in enumerate(prefixes):
-            pad = longest - len(prefix)
-            layers = tuple(
-                (layer.keys[row, :, pad:], layer.values[row, :, pad:])
+            part = slice(longest - len(prefix), longest)
+            layers = [
+                (layer.keys[row, :, part], layer.values[row, :, part])
                 for layer in cache.layers[: self.last + 1]
-            )
-            if len(prefixes) > 1:  # a view would keep the whole batch alive
-                layers = tuple((k.clone(), v.clone()) for k, v in layers)
-            found.append(Keys(layers, len(prefix)))
+            ]
+            found.append(in_one_block(layers, len(prefix)))
         return found
 
     def _tails(self, packs: Sequence[_Pack], keys: dict[int, Keys]) -> dict[tuple[int, int], Any]:
@@ -269,10 +270,15 @@ class WindowPass:
         *,
         before: int = 0,
     ) -> None:
-        """One pass over token ids; prefixes (``before`` is 0) are padded left, tails right."""
+        """One pass over token ids; prefixes (``before`` is 0) are padded left, tails right.
+
+        Prefixes are followed by tokens that none of theirs sees, up to a round length.
+        """
         import torch
 
         width = max(map(len, texts))
+        if not before and self.loaded.shares:
+            width = max(width, min(-(-width // SHAPES) * SHAPES, self.loaded.info.window))
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         mask = torch.ones(len(texts), before + width, dtype=torch.long)
         places = torch.zeros(len(texts), width, dtype=torch.long)
