@@ -140,7 +140,7 @@ def markdown(chapters: Sequence[Chapter]) -> str:
             lines.append(f"* {_cell(note)}")
         for against, found in chapter.differences.items():
             said = ", ".join(
-                f"{_cell(label)} {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+                f"{_cell(label)} {one.mean:+.3f} ({one.ends('{:+.3f} to {:+.3f}')})"
                 for label, one in sorted(found.items(), key=lambda pair: -pair[1].mean)
             )
             lines.append(f"* Minus {_cell(against)}, on the same questions: {said}.")
@@ -294,7 +294,7 @@ def cells(one: Summary) -> list[str]:
     return [
         one.label,
         f"{quality.mean:.3f}",
-        f"{quality.low:.3f} to {quality.high:.3f}",
+        quality.ends("{:.3f} to {:.3f}"),
         share(None if one.recall is None else one.recall.mean),
         share(None if one.precision is None else one.precision.mean),
         cost(f"{one.calls:.1f}"),

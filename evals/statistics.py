@@ -2,7 +2,8 @@
 
 Items of one document are not independent of each other: with ``groups``, whole documents are drawn
 (a cluster bootstrap), which is the honest interval where a set asks many questions of few
-documents.
+documents. Where all items are of one document, items are drawn, and the interval speaks of
+questions about that document alone.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Interval(Frozen):
         confidence: 0.95 for 95 %.
         method: "bca": the bias-corrected and accelerated bootstrap. "wilson": all values are 0 or
             all are 1, of which a bootstrap would only say that they do not differ. "none": fewer
-            than two items or groups, or all values alike; the ends are the mean, which says
-            nothing about certainty.
+            than two items, or all values alike; the ends are the mean, which says nothing about
+            certainty.
     """
 
     mean: float
@@ -43,6 +44,10 @@ class Interval(Frozen):
     n: int
     confidence: float = 0.95
     method: Method = "bca"
+
+    def ends(self, form: str = "{:.2f} to {:.2f}") -> str:
+        """Both ends for people, "-" where there is no interval."""
+        return "-" if self.method == "none" else form.format(self.low, self.high)
 
 
 class Difference(Interval):
@@ -173,6 +178,8 @@ def _interval(
     stats = _scipy_stats()
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())
+    if groups is not None and len(set(groups)) < 2:
+        groups = None
     sums, sizes = _grouped(data, groups)
     if len(sums) < 2:
         return mean, mean, mean, "none"

@@ -217,7 +217,7 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Table:
         table.add_row(
             one.label,
             f"{one.quality.mean:.3f}",
-            f"{one.quality.low:.2f}-{one.quality.high:.2f}",
+            one.quality.ends("{:.2f}-{:.2f}"),
             *(
                 (f"{one.calls:.1f}", f"{one.tokens:,.0f}", f"{one.seconds:.1f}")
                 if one.counted

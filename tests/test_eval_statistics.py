@@ -49,6 +49,19 @@ def test_questions_of_one_document_make_the_interval_wider():
     assert together.mean == alone.mean
 
 
+def test_questions_about_one_document_only_have_an_interval_of_their_own():
+    values = [1.0, 0.0, 1.0, 1.0, 0.5]
+    assert interval(values, groups=["book"] * 5) == interval(values)
+    shared = dict.fromkeys("abcde", "book")
+    right = dict(zip("abcde", values, strict=True))
+    assert paired_difference(right, dict.fromkeys("abcde", 0.0), groups=shared).significant
+
+
+def test_where_there_is_no_interval_none_is_shown():
+    assert interval([0.5]).ends() == "-"
+    assert interval([0.0] * 10).ends() == "0.00 to 0.28"
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(1, 4))
 def test_an_interval_holds_the_mean_and_stays_between_the_values(values, size):
