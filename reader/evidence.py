@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rapidfuzz import fuzz
 
 from reader.answers import Citation
-from reader.folding import Range, content_words
+from reader.folding import Range, content_words, numbers_stand_in
 from reader.quotes import Match, QuoteFinder
 
 if TYPE_CHECKING:
@@ -159,13 +159,16 @@ def _look_up(finder: QuoteFinder, claim: Claim) -> Match | None:
     # "The text says that ...": what leads in or closes may be the model's own.
     words = claim.quote.split()
     own = len(words) // 3
-    for part in (words, words[own:], words[: len(words) - own]):
+    last = len(words) - own
+    for part, closing in ((words, ()), (words[own:], ()), (words[:last], words[last:])):
         said = " ".join(part)
         if len(content_words(said)) < _SENTENCE_WORDS:
             return None
         match = finder.find(said, within=claim.within, at_least=_SENTENCE_NEAR)
         if match is not None:
             start, end = _sentence(finder.text, match.start, match.end)
+            if not numbers_stand_in(" ".join(closing), finder.text[start:end]):
+                return None  # "The number is 12.", where the text has another one
             return match._replace(start=start, end=end)
     return None
 

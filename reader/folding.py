@@ -144,6 +144,11 @@ def same_facts(one: str, other: str) -> bool:
     return _numbers(one) == _numbers(other) and _negations(one) == _negations(other)
 
 
+def numbers_stand_in(part: str, text: str) -> bool:
+    """Every number of the one is in the other."""
+    return set(_numbers(part.lower())) <= set(_numbers(text.lower()))
+
+
 def _numbers(text: str) -> list[str]:
     found = _FIGURES_OR_WORD.finditer(text)
     numbers = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)

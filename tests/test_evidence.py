@@ -463,6 +463,21 @@ def test_what_a_plain_sentence_leads_in_with_may_be_the_models_own():
     assert plain(citation.text).startswith("I was surpris'd at the quantity")
 
 
+def test_a_plain_sentence_that_ends_in_another_number_cites_nothing():
+    text = "The road is long. The secret number of the quiet wagon is 4173656. It rains often."
+    document, finder = Document.from_text(text), QuoteFinder(text)
+
+    def cited(said):
+        claims = [Claim(said, claimed=False)]
+        found = cite(document, finder, claims, question="Which number?", answer=said)
+        return [c.text for c in found.citations]
+
+    assert cited("The secret number of the quiet wagon is 12.") == []
+    right = "The secret number of the quiet wagon is 4173656."
+    assert cited(right) == [right]
+    assert right in cited(f"{right[:-1]}, as the author says.")[0]
+
+
 def test_at_most_so_many_citations_and_none_without_claims():
     words = re.findall(r"\w+ \w+ \w+ \w+", ROLLS)[:8]
     assert len(look_up(*map(Claim, words), answer="rolls", limit=2).citations) <= 2

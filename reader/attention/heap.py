@@ -1,7 +1,8 @@
 """Memory that was freed, given back to the system.
 
-Windows of ever new lengths leave holes between the keys that are kept, and the C library keeps
-the holes: 60 windows of a 135M model took 2.7 GB, and 1.7 GB with the holes given back after each.
+What passes allocate and free leaves holes, and the C library keeps them: 60 windows of a 135M model
+took 2.7 GB, and 1.7 GB with the holes given back (measured while kept keys stood between them; see
+``kept_keys``).
 """
 
 from __future__ import annotations
