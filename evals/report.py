@@ -241,7 +241,9 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary]) -> Iterator[str]:
             said = ", ".join(f"{one.kinds.get(k, 0)} {k}" for k in ("error", "timeout", "empty"))
             yield f"{one.label}: {one.failures} answers counted as wrong ({said})."
     documents = len({row.group for row in rows})
-    if documents < FEW_DOCUMENTS:
+    if documents == 1:
+        yield "One document: intervals speak of other questions about it, not of other documents."
+    elif documents < FEW_DOCUMENTS:
         yield (
             f"Only {documents} documents: a bootstrap over so few makes its intervals too narrow."
             " Take them for a hint, not for a result."

@@ -45,7 +45,7 @@ class Interval(Frozen):
     confidence: float = 0.95
     method: Method = "bca"
 
-    def ends(self, form: str = "{:.2f} to {:.2f}") -> str:
+    def ends(self, form: str) -> str:
         """Both ends for people, "-" where there is no interval."""
         return "-" if self.method == "none" else form.format(self.low, self.high)
 

@@ -177,7 +177,6 @@ class LocalServer:
         dialect: Whose other endpoints (/tokenize, /props, /api/show) it has.
         window: Tokens, where the dialect tells them.
         key: The only bearer key it accepts.
-        drops: Requests to /tokenize on which it hangs up before it answers.
     """
 
     def __init__(
@@ -191,7 +190,6 @@ class LocalServer:
         window: int = 4096,
         key: str | None = None,
         port: int = 0,
-        drops: int = 0,
     ) -> None:
         self.answer = script if callable(script) else None
         self.script = deque(() if callable(script) else script)
@@ -202,7 +200,7 @@ class LocalServer:
         self.window = window
         self.key = key
         self.port = port
-        self.drops = drops
+        self.drops = 0  # requests to /tokenize on which it hangs up before it answers
         self.requests: list[Exchange] = []
         self.completed: list[Exchange] = []
         self.in_flight = self.max_in_flight = self.connections = 0

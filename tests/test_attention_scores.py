@@ -238,18 +238,19 @@ def test_keys_of_a_prefix_are_one_block_of_memory():
     model = scorer(tiny_models.configurations()["qwen2"])
     asyncio.run(model.score(requests()))
     kept = asyncio.run(model._loaded()).kept.kept
+    assert len(kept) == 3
     for keys in kept.values():
         parts = [part for pair in keys.layers for part in pair]
         assert len({part.untyped_storage().data_ptr() for part in parts}) == 1
         assert parts[0].untyped_storage().nbytes() == keys.bytes
 
 
-def passes(model) -> list[tuple[int, int]]:
+def passes(model) -> list[tuple[threading.Thread, int]]:
     """Of each pass from now on: the thread, and how many tokens are side by side."""
     seen = []
 
     def note(body, given, named):
-        seen.append((threading.get_ident(), named["input_ids"].shape[1]))
+        seen.append((threading.current_thread(), named["input_ids"].shape[1]))
 
     loaded = asyncio.run(model._loaded())
     loaded.body.register_forward_pre_hook(note, with_kwargs=True)
@@ -267,13 +268,15 @@ def test_prefixes_of_many_lengths_are_read_in_few_shapes():
 
 
 def test_a_round_length_is_never_beyond_the_models_window():
-    model = scorer(tiny_models.configurations()["qwen2"], batch_tokens=1)
+    config = tiny_models.configurations()["qwen2"]
+    config.max_position_embeddings = window = 100
+    model = scorer(config, batch_tokens=1)
     seen = passes(model)
-    window = asyncio.run(model.info()).window
+    assert asyncio.run(model.info()).window == window
     (one, *_) = requests()
     longest = window - max(len(tail.ids) for tail in one.tails)
     asyncio.run(model.score([replace(one, prefix=(5,) * longest, columns=(0, 9))]))
-    assert max(tokens for _, tokens in seen) <= window
+    assert max(tokens for _, tokens in seen) == window
 
 
 def test_all_passes_run_in_one_thread_whoever_asks():
@@ -286,7 +289,7 @@ def test_all_passes_run_in_one_thread_whoever_asks():
     asyncio.run(together())
     asyncio.run(model.score([replace(requests()[0], prefix=(7,) * 20, columns=(0, 20))]))
     assert len({thread for thread, _ in seen}) == 1
-    assert seen[0][0] != threading.get_ident()
+    assert seen[0][0] is not threading.current_thread()
 
 
 def test_batches_change_nothing():

@@ -218,6 +218,18 @@ def test_the_markdown_table_has_a_line_for_each_strategy(rows):
     assert "Minus rag, on the same questions: coa +0.3" in text
 
 
+def test_a_score_without_an_interval_shows_none():
+    alone = [row("coa", 0, 0.4), row("rag", 0, 0.5)]
+    text = report.markdown(report.chapters_of(alone))
+    assert "| coa | 0.400 | - |" in text
+    assert "coa -0.100 (-)" in text
+    assert "One document: intervals speak of other questions about it" in text
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(summary_table(summarised(alone), "needle"))
+    [line] = [text for text in console.export_text().splitlines() if " coa " in text]
+    assert [cell.strip() for cell in line.split("│")][2:4] == ["0.400", "-"]
+
+
 def test_a_missing_baseline_and_an_unfinished_run_are_said(rows):
     part = [r for r in rows if r.label in ("coa", "rag")][:-2]
     text = report.markdown(report.chapters_of(part))

@@ -58,8 +58,8 @@ def test_questions_about_one_document_only_have_an_interval_of_their_own():
 
 
 def test_where_there_is_no_interval_none_is_shown():
-    assert interval([0.5]).ends() == "-"
-    assert interval([0.0] * 10).ends() == "0.00 to 0.28"
+    assert interval([0.5]).ends("{:.2f} to {:.2f}") == "-"
+    assert interval([0.0] * 10).ends("{:.2f} to {:.2f}") == "0.00 to 0.28"
 
 
 @settings(max_examples=25, deadline=None)

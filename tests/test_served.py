@@ -397,10 +397,23 @@ def test_llama_server_tells_the_window_of_a_slot_and_counts():
     assert whole == 3 + 2 * 2 + 1
 
 
-def test_connections_closed_while_counting_cost_nothing_but_further_questions():
-    with LocalServer(dialect="llama.cpp", drops=4) as server:
-        _, counts, _ = describe(server)
-    assert counts == [3, 1]
+@pytest.mark.parametrize("drops", [4, 5])
+def test_connections_closed_while_counting_cost_nothing_but_further_questions(drops):
+    async def count(server):
+        model = ServedModel(server.url)
+        counter = (await model.info()).counter
+        server.drops = drops
+        try:
+            return await counter.count(["one two three"])
+        finally:
+            await model.aclose()
+
+    with LocalServer(dialect="llama.cpp") as server:
+        if drops == 5:
+            with pytest.raises(BadReply, match="closed the connection"):
+                asyncio.run(count(server))
+        else:
+            assert asyncio.run(count(server)) == [3]
 
 
 def test_an_idle_connection_is_given_up_before_the_server_closes_it(monkeypatch):

@@ -16,7 +16,7 @@ TOKENS_BETWEEN = 8_192  # giving back costs tens of milliseconds
 
 @dataclass(slots=True)
 class Heap:
-    """Counts what is read and gives back now and then. Used under the model's lock only."""
+    """Counts what is read and gives back now and then. Used in the model's thread only."""
 
     read: int = 0
 

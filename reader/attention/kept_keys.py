@@ -29,8 +29,8 @@ class Keys(NamedTuple):
 def in_one_block(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> Keys:
     """Keys and values copied into memory of their own, which goes back to the system with them.
 
-    On the heap they would be some sixty pieces a prefix between what each pass allocates and frees:
-    at a million tokens the holes between them came to a gigabyte.
+    On the heap they would be some sixty pieces a prefix, among what each pass allocates and frees,
+    and would leave holes when they go.
     """
     parts = [part for pair in layers for part in pair]
     whole = _block(parts[0], sum(part.numel() for part in parts))
@@ -60,7 +60,7 @@ def _block(like: torch.Tensor, numbers: int) -> torch.Tensor:
 
 @dataclass(slots=True)
 class KeptKeys:
-    """The prefixes read last. Used under the model's lock only."""
+    """The prefixes read last. Used in the model's thread only."""
 
     kept: OrderedDict[tuple[int, ...], Keys] = field(default_factory=OrderedDict)
 

@@ -117,7 +117,7 @@ class TransformersAttention:
             for batch in self._batches(requests, loaded):
                 if any(wanted[at].scores is None for at in batch):
                     todo = [wanted[at] for at in batch]
-                    await _in(loaded.thread, self._score, loaded, todo)
+                    await _in_thread(loaded.thread, self._score, loaded, todo)
         return [one.taken() for one in wanted]
 
     async def divergences(
@@ -131,7 +131,9 @@ class TransformersAttention:
                 f" {loaded.info.window}.",
                 hint="Use smaller windows, or a shorter question.",
             )
-        found: FloatArray = await _in(loaded.thread, self._diverged, loaded, ids, without, last)
+        found: FloatArray = await _in_thread(
+            loaded.thread, self._diverged, loaded, ids, without, last
+        )
         return found
 
     def _diverged(
@@ -234,7 +236,7 @@ class TransformersAttention:
         return True
 
 
-async def _in(thread: Executor, call: Callable[..., T], *given: Any) -> T:
+async def _in_thread(thread: Executor, call: Callable[..., T], *given: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(thread, call, *given)
 
 

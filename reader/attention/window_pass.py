@@ -1,6 +1,6 @@
 """One batch of windows through a model of transformers: prefixes first, then the tails.
 
-What ``transformers_model`` runs in its thread, under the model's lock.
+What ``transformers_model`` runs in the model's thread.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from reader.attention.loading import Loaded
 
 TAIL_TOKENS = {"cpu": 2_048, "cuda": 16_384}
-SHAPES = 64
-"""Prefixes are read in multiples of so many tokens: torch keeps kernels of the last thousand shapes
-on a CPU, half a gigabyte once every window has had a length of its own."""
+PREFIX_STEP = 64
+"""Prefixes are read in multiples of so many tokens. Where each of 386 windows was read in a length
+of its own, torch on a CPU kept 0.4 GB more, as it keeps kernels by shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,10 @@ class WindowPass:
         from reader.attention.capture import Capture
 
         longest = max(map(len, prefixes))
+        pads = [longest - len(prefix) for prefix in prefixes]
+        width = max(longest, min(-(-longest // PREFIX_STEP) * PREFIX_STEP, self.loaded.info.window))
         cache = DynamicCache()
-        self._forward(prefixes, [longest - len(p) for p in prefixes], cache, Capture(self.last))
+        self._forward(prefixes, pads, cache, Capture(self.last), width=width)
         found = []
         for row, prefix in enumerate(prefixes):
             part = slice(longest - len(prefix), longest)
@@ -269,16 +271,15 @@ class WindowPass:
         capture: Capture,
         *,
         before: int = 0,
+        width: int = 0,
     ) -> None:
         """One pass over token ids; prefixes (``before`` is 0) are padded left, tails right.
 
-        Prefixes are followed by tokens that none of theirs sees, up to a round length.
+        Up to ``width`` tokens follow that no token of a text sees.
         """
         import torch
 
-        width = max(map(len, texts))
-        if not before and self.loaded.shares:
-            width = max(width, min(-(-width // SHAPES) * SHAPES, self.loaded.info.window))
+        width = max(width, *map(len, texts))
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         mask = torch.ones(len(texts), before + width, dtype=torch.long)
         places = torch.zeros(len(texts), width, dtype=torch.long)
