@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from reader.memory.store import Store
 
 Status: TypeAlias = Literal["answered", "not_found", "partial"]
-MatchKind: TypeAlias = Literal["exact", "near", "elsewhere"]
+MatchKind: TypeAlias = Literal["exact", "near", "elsewhere", "answer"]
 StepLevel: TypeAlias = Literal[
     "ok",
     "repaired",
@@ -60,6 +60,8 @@ class Citation(Frozen):
         text: ``document.text[start:end]``.
         match: How the model's quote compares: "exact"; "near" (a few characters differ, no number
             and no negation); "elsewhere" (in the document, but not where the model read it).
+            "answer": the model quoted nothing that holds its answer of a few words; this sentence
+            of what it read does, beside words of the question.
         document: Name of the document within a collection.
         page: Page on which it starts, counted from 1, where the format has pages.
         section: Heading above its start.

@@ -15,6 +15,8 @@ from rapidfuzz import fuzz
 from reader.answers import Citation
 from reader.folding import Range, content_words, numbers_stand_in
 from reader.quotes import Match, QuoteFinder
+from reader.sentences import around, stems
+from reader.short_answers import holds, standing
 
 if TYPE_CHECKING:
     from reader.documents import Document
@@ -33,7 +35,6 @@ __all__ = [
 _SENTENCE_NEAR = 75.0  # measured: sentences of other texts stay below 63 in 6,000 characters
 _SENTENCE_WORDS = 4  # content words from which on a plain sentence may count as near
 _AROUND = 160  # characters of the document kept on each side of a citation
-_CITED = 400  # characters to which a sentence is extended
 
 # An opening mark follows no letter and a closing one precedes none; inch marks do neither.
 _QUOTED = re.compile(
@@ -45,10 +46,8 @@ _QUOTED = re.compile(
     r"(?:\d+[ \t]*)?:\**[ \t]*(?P<line>[^\"\n\u201c\u201e\xab]+)$",
     re.IGNORECASE | re.MULTILINE,
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\s*\n\s*\n\s*")
 _SENTENCES_OF_NOTE = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\s*\n\s*")
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
-_WORD_ENDING = re.compile(r"(?:'s|ies|es|s|ed|ing|y)$")
 
 
 class Candidate(NamedTuple):
@@ -106,11 +105,13 @@ def cite(
     *,
     question: str,
     answer: str,
+    read: Iterable[Range] = (),
     limit: int = 5,
 ) -> CitationResult:
     """Look claims up and make citations of those that stand in the document.
 
-    Quotes that do not are dropped and counted. Overlapping passages become one. Passages that
+    Quotes that do not are dropped and counted. An answer of a few words that none of them holds
+    is looked for in what was read. Overlapping passages become one. Passages that
     share words with the answer come first, then those that share words with the question; others
     are only cited where nothing else is left.
 
@@ -120,6 +121,7 @@ def cite(
         claims: What the model says stands there.
         question: The question, "" without one.
         answer: The answer.
+        read: Ranges in which the answer itself may be looked for.
         limit: Citations at most.
     """
     found: list[Match] = []
@@ -130,7 +132,11 @@ def cite(
         invented += claim.claimed and match is None
         if match is not None:
             found.append(match)
-    passages = _ranked(finder.text, _merged(found), question, answer)
+    text = finder.text
+    if not any(holds(text[match.start : match.end], answer) for match in found):
+        own = standing(text, answer, question, read)
+        found += [own] if own is not None else []
+    passages = _ranked(text, _merged(found), question, answer)
     return CitationResult(
         tuple(_citation(document, match) for match in passages[:limit]), invented, checked
     )
@@ -166,27 +172,11 @@ def _look_up(finder: QuoteFinder, claim: Claim) -> Match | None:
             return None
         match = finder.find(said, within=claim.within, at_least=_SENTENCE_NEAR)
         if match is not None:
-            start, end = _sentence(finder.text, match.start, match.end)
+            start, end = around(finder.text, match.start, match.end)
             if not numbers_stand_in(" ".join(closing), finder.text[start:end]):
                 return None  # "The number is 12.", where the text has another one
             return match._replace(start=start, end=end)
     return None
-
-
-def _sentence(text: str, start: int, end: int) -> Range:
-    """The whole sentences around a range, where they fit."""
-    left, right = max(0, start - _CITED), min(len(text), end + _CITED)
-    before = [m.end() for m in _SENTENCE_END.finditer(text, left, start)]
-    first = before[-1] if before else left if left == 0 else start
-    # The range may hold the last word but not the mark after it.
-    after = _SENTENCE_END.search(text, max(end - 1, start), right)
-    last = right if after is None and right == len(text) else after.start() if after else end
-    last = max(last, end)
-    if last - first > _CITED:
-        return (first, end) if end - first <= _CITED else (start, end)
-    while first < start and text[first].isspace():
-        first += 1
-    return first, max(end, first + len(text[first:last].rstrip()))
 
 
 def _merged(matches: list[Match]) -> list[Match]:
@@ -206,25 +196,20 @@ def _merged(matches: list[Match]) -> list[Match]:
 
 
 def _ranked(text: str, matches: list[Match], question: str, answer: str) -> list[Match]:
-    asked, said = _stems(question), _stems(answer)
+    asked, said = stems(question), stems(answer)
     # What the answer repeats of the question does not tell passages apart.
     new = said - asked or said
     scored = []
     for match in matches:
         passage = text[match.start : match.end]
-        stems = _stems(passage)
-        support = len(stems & new) / max(len(new), 1)
-        topic = len(stems & asked) / max(len(asked), 1)
+        has = stems(passage)
+        support = len(has & new) / max(len(new), 1)
+        topic = len(has & asked) / max(len(asked), 1)
         likeness = fuzz.token_set_ratio(passage.lower(), answer.lower())
         scored.append(((-support, -topic, match.kind != "exact", -likeness), match))
     scored.sort()
     related = [match for key, match in scored if key[0] or key[1]]
     return related or [match for _, match in scored]
-
-
-def _stems(text: str) -> set[str]:
-    words = content_words(text)
-    return {_WORD_ENDING.sub("", word) if len(word) > 4 else word for word in words}
 
 
 def _citation(document: Document, match: Match) -> Citation:

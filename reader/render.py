@@ -26,6 +26,7 @@ MATCH = {
     "exact": "word for word",
     "near": "nearly word for word",
     "elsewhere": "found elsewhere than where it was read",
+    "answer": "holds the answer; not quoted by the model",
 }
 # The outcome that a reader must not miss stands first: it wins the cell.
 _BLOCKS = {"failed": "X", "unread": "▒", "skipped": "░", "read": "█"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reader.answers import Answer, Coverage, Origin, Trace, remembering
 from reader.budget import CallRecord, Estimate, Usage, divided
 from reader.calls import Call
 from reader.errors import InvalidOption
+from reader.folding import Range
 from reader.memory.store import RunRecord, Store
 from reader.prepared import Run
 from reader.strategy import Outcome, Reading
@@ -112,6 +113,7 @@ async def _answer(
         outcome.claims,
         question=call.question or "",
         answer=outcome.text,
+        read=tuple(_read_for(outcome)),
     )
     answer = Answer(
         question=call.question,
@@ -140,6 +142,12 @@ async def _answer(
     )
     origin = Origin(call.document, shared.store.folder, reading.run_id, prompts)
     return remembering(answer, origin)
+
+
+def _read_for(outcome: Outcome) -> Iterable[Range]:
+    """Where a short answer may be looked for; a choice has the words of the one who asks."""
+    if outcome.choice is None and outcome.status != "not_found":
+        yield from ((c.start, c.end) for c in outcome.chunks if c.outcome == "read")
 
 
 def keep_record(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:
