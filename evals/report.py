@@ -234,8 +234,8 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary]) -> Iterator[str]:
             )
         if one.from_store:
             yield (
-                f"{one.label}: {one.from_store:.1f} replies a question came from the store, paid"
-                " for by an earlier run; they are not in calls, tokens and dollars."
+                f"{one.label}: {one.from_store:.1f} replies a question were those of another"
+                " question; they are not in calls, tokens and dollars a second time."
             )
         if one.failures:
             said = ", ".join(f"{one.kinds.get(k, 0)} {k}" for k in ("error", "timeout", "empty"))
@@ -305,7 +305,7 @@ def cells(one: Summary) -> list[str]:
         cost(f"{one.completion_tokens:,.0f}"),
         cost(f"{one.cached_tokens:,.0f}"),
         cost("unknown" if one.cost is None else f"{one.cost:.4f}"),
-        cost(f"{one.seconds:.1f}"),
+        "-" if one.seconds is None else f"{one.seconds:.1f}",
         "-" if one.invalid is None else f"{one.invalid:.0%}",
         f"{one.failures} of {quality.n}",
     ]

@@ -14,6 +14,7 @@ from reader.errors import InputError
 
 from .evidence import EvidenceScore
 from .outcome import Failure, Kind, Outcome
+from .spending import as_with_an_empty_store
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -47,7 +48,8 @@ class Row(Frozen):
         metric: Name of the metric.
         also: Further metrics, 0 to 1.
         evidence: Citations against gold evidence, None where nothing was answered.
-        usage: What the run took, None where a part of it is not known.
+        usage: What the run takes with an empty store, None where a part of it is not known.
+        timed: Its seconds were waited for; False where replies of earlier runs were used.
         answer: The answer with its trace.
         failure: Why there is none.
         options: Of the strategy, as the run had them.
@@ -73,6 +75,7 @@ class Row(Frozen):
     also: dict[str, float] = Field(default_factory=dict)
     evidence: EvidenceScore | None = None
     usage: Usage | None = None
+    timed: bool = True
     answer: Answer | None = None
     failure: Failure | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -99,7 +102,7 @@ def read_rows(log_dir: str | Path) -> list[Row]:
             found[row.key, row.item] = row
     if not found:
         raise NoLogs(f"{str(log_dir)!r} holds no finished question.")
-    return list(found.values())
+    return as_with_an_empty_store(found.values())
 
 
 def finished(log_dir: str | Path) -> dict[str, set[str]]:

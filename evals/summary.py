@@ -42,13 +42,14 @@ class Summary(Frozen):
         kinds: How many answers of each ``outcome.Kind``.
         counted: Questions whose whole cost is known.
         calls: Model calls.
-        from_store: Replies that an earlier run had paid for.
+        from_store: Replies that another question had paid for.
         depth: Calls in series.
         prompt_tokens: Tokens in.
         completion_tokens: Tokens out.
         cached_tokens: Of the tokens in, those from the server's prefix cache.
         cost: Dollars, None where a price is not known.
-        seconds: Wall time, with other questions running beside.
+        seconds: Wall time, with other questions running beside; None where replies of earlier
+            runs were used in all answers.
         invalid: Share of the replies that had to have a form and were repaired, asked again or
             replaced; None where no reply had to.
         recall: Of gold evidence, None where the set has none.
@@ -70,7 +71,7 @@ class Summary(Frozen):
     completion_tokens: float = 0.0
     cached_tokens: float = 0.0
     cost: float | None = None
-    seconds: float = 0.0
+    seconds: float | None = None
     invalid: float | None = None
     recall: Interval | None = None
     precision: Interval | None = None
@@ -218,11 +219,8 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Table:
             one.label,
             f"{one.quality.mean:.3f}",
             one.quality.ends("{:.2f}-{:.2f}"),
-            *(
-                (f"{one.calls:.1f}", f"{one.tokens:,.0f}", f"{one.seconds:.1f}")
-                if one.counted
-                else ("-", "-", "-")
-            ),
+            *((f"{one.calls:.1f}", f"{one.tokens:,.0f}") if one.counted else ("-", "-")),
+            "-" if one.seconds is None else f"{one.seconds:.1f}",
             f"{one.failures} of {one.quality.n}",
         )
     return table
@@ -236,6 +234,7 @@ def _summary(rows: list[Row]) -> Summary:
     checked = sum(a.trace.checked_quotes for a in answers)
     costs = [u.cost for u in usages]
     known = [c for c in costs if c is not None]
+    waited = [row.usage.seconds for row in rows if row.usage is not None and row.timed]
 
     def mean(values: Iterable[float]) -> float:
         found = list(values)
@@ -255,7 +254,7 @@ def _summary(rows: list[Row]) -> Summary:
         completion_tokens=mean(u.completion_tokens for u in usages),
         cached_tokens=mean(u.cached_tokens for u in usages),
         cost=fmean(known) if known and len(known) == len(costs) else None,
-        seconds=mean(u.seconds for u in usages),
+        seconds=fmean(waited) if waited else None,
         invalid=invalid / structured if structured else None,
         recall=_evidence(rows, "recall"),
         precision=_evidence(rows, "precision"),

@@ -161,6 +161,10 @@ class CallRecord(Frozen):
         prompt_tokens: Tokens in.
         completion_tokens: Tokens out.
         cached: The reply came from the store.
+        cached_tokens: Of the tokens in, those that the server took from its prefix cache; those
+            of the call that was made, where the reply came from the store.
+        cost: Dollars of such a call, paid now or earlier; None where the price is not known.
+        key: The same for calls that ask for the same; "" in answers of earlier versions.
     """
 
     purpose: str
@@ -169,6 +173,9 @@ class CallRecord(Frozen):
     prompt_tokens: NonNegative
     completion_tokens: NonNegative
     cached: bool = False
+    cached_tokens: NonNegative = 0
+    cost: float | None = None
+    key: str = ""
 
 
 SharedT = TypeVar("SharedT", Estimate, Usage)

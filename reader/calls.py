@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Document | str | os.PathLike[str] | bytes | Sequence[Any]
 
+# Raised when the same replies get other citations: a finished run is then made again, from the
+# replies in the store.
+CITATIONS_VERSION = 2
+
 BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
 
 
@@ -69,6 +73,7 @@ class Call:
             "strategy": self.strategy.name,
             "options": self.options.model_dump(mode="json", exclude={"concurrency"}),
             "prompts": self.strategy.prompt_versions(),
+            "citations": CITATIONS_VERSION,
             "model": identity,
         }
         if self.together is not None:

@@ -139,6 +139,28 @@ def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
     assert len(read_rows(evaluate.logs)) == 15
 
 
+def test_new_citations_cost_no_call_and_change_no_cost(evaluate, monkeypatch):
+    """A finished run is made again from the replies in the store, and costs what it cost."""
+    reply = ok("It says that the number is 333.", usage=(150, 20))
+    arguments = ("-s", "coa,quotes", "--chunk-tokens", "120", "--no-baselines")
+    with LocalServer(default=reply) as server:
+        assert evaluate(server, *arguments).exit_code == 0
+        asked = len(server.calls)
+        first = read_rows(evaluate.logs)
+        monkeypatch.setattr("reader.calls.CITATIONS_VERSION", 99)
+        evaluate.logs = evaluate.logs.with_name("again")
+        assert evaluate(server, *arguments).exit_code == 0
+        assert len(server.calls) == asked
+    second = read_rows(evaluate.logs)
+    for label in ("coa", "quotes"):
+        before, after = ([r for r in rows if r.label == label] for rows in (first, second))
+        for name in ("calls", "prompt_tokens", "completion_tokens", "depth", "structured"):
+            spent = [sum(getattr(r.usage, name) for r in rows) for rows in (before, after)]
+            assert spent[0] == spent[1], (label, name)
+        assert all(r.timed for r in before)
+        assert not all(r.timed for r in after)
+
+
 def test_another_requirement_of_the_set_is_another_task(monkeypatch, questions):
     from reader.documents import Document
     from reader.evals import plan, sets

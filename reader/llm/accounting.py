@@ -7,10 +7,12 @@ import asyncio
 from reader.budget import CallRecord, Ledger
 from reader.errors import BadReply, LimitReached, MissingKey, ModelError, ModelTimeout
 from reader.events import Emit, ModelCalled, UsageChanged, ignore
+from reader.llm.cache import reply_key
 from reader.llm.layer import Layer
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, OnToken
 
 ESTIMATE_SAFETY = 1.05
+KEY_DIGITS = 16  # of a call's key in the trace
 
 
 class AccountedModel(Layer):
@@ -85,6 +87,13 @@ class AccountedModel(Layer):
                 prompt_tokens=reply.prompt_tokens,
                 completion_tokens=reply.completion_tokens,
                 cached=reply.from_cache,
+                cached_tokens=reply.cached_tokens,
+                cost=None
+                if ledger.price is None
+                else ledger.price.cost(
+                    reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens
+                ),
+                key=reply_key("", request)[:KEY_DIGITS],
             )
         )
         if ledger.keep_prompts:
