@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Raised when the same replies get other citations: a finished run is then made again, from the
 # replies in the store.
-CITATIONS_VERSION = 2
+CITATIONS_VERSION = 3
 
 BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
 

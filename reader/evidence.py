@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rapidfuzz import fuzz
 
 from reader.answers import Citation
-from reader.folding import Range, content_words, numbers_stand_in
+from reader.folding import Range, content_words, denies, numbers_stand_in
 from reader.quotes import Match, QuoteFinder
 from reader.sentences import around, stems
 from reader.short_answers import holds, standing
@@ -47,6 +47,7 @@ _QUOTED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCES_OF_NOTE = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\s*\n\s*")
+_YES_OR_NO = re.compile(r"^(?:yes|no)\s*[,.:;]\s*", re.IGNORECASE)
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 
 
@@ -163,10 +164,14 @@ def _look_up(finder: QuoteFinder, claim: Claim) -> Match | None:
     if claim.claimed:
         return finder.find(claim.quote, within=claim.within)
     # "The text says that ...": what leads in or closes may be the model's own.
-    words = claim.quote.split()
+    words = _YES_OR_NO.sub("", claim.quote).split()
     own = len(words) // 3
     last = len(words) - own
-    for part, closing in ((words, ()), (words[own:], ()), (words[:last], words[last:])):
+    for part, lead, closing in (
+        (words, [], []),
+        (words[own:], words[:own], []),
+        (words[:last], [], words[last:]),
+    ):
         said = " ".join(part)
         if len(content_words(said)) < _SENTENCE_WORDS:
             return None
@@ -175,6 +180,8 @@ def _look_up(finder: QuoteFinder, claim: Claim) -> Match | None:
             start, end = around(finder.text, match.start, match.end)
             if not numbers_stand_in(" ".join(closing), finder.text[start:end]):
                 return None  # "The number is 12.", where the text has another one
+            if denies(" ".join(lead + closing)):
+                return None  # "It is not true that ...", "..., but never a dog."
             return match._replace(start=start, end=end)
     return None
 

@@ -149,6 +149,11 @@ def numbers_stand_in(part: str, text: str) -> bool:
     return set(_numbers(part.lower())) <= set(_numbers(text.lower()))
 
 
+def denies(part: str) -> bool:
+    """There is a negation in it."""
+    return _negations(part.lower()) > 0
+
+
 def _numbers(text: str) -> list[str]:
     found = _FIGURES_OR_WORD.finditer(text)
     numbers = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)

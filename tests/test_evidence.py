@@ -478,6 +478,23 @@ def test_a_plain_sentence_that_ends_in_another_number_cites_nothing():
     assert right in cited(f"{right[:-1]}, as the author says.")[0]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "It is not true that the tenant may keep a small dog in the flat.",
+        "The tenant may keep a small dog in the flat, but never a cat.",
+        "The tenant may keep a small dog in the flat: no, he can't.",
+    ],
+)
+def test_a_plain_sentence_that_denies_what_stands_there_cites_nothing(said):
+    text = "Rent is due in May. The tenant may keep a small dog in the flat. It rains often."
+    claims = [Claim(said, claimed=False)]
+    document, finder = Document.from_text(text), QuoteFinder(text)
+    assert not cite(document, finder, claims, question="A dog?", answer=said).citations
+    agreed = [Claim("No, the tenant may keep a small dog in the flat.", claimed=False)]
+    assert cite(document, finder, agreed, question="A dog?", answer="No").citations
+
+
 def test_at_most_so_many_citations_and_none_without_claims():
     words = re.findall(r"\w+ \w+ \w+ \w+", ROLLS)[:8]
     assert len(look_up(*map(Claim, words), answer="rolls", limit=2).citations) <= 2
