@@ -15,7 +15,8 @@ from reader.errors import InvalidOption
 
 from . import plots
 from .plan import BASELINES
-from .results import Row, named_apart, read_rows
+from .results import named_apart, read_rows
+from .row import Row
 from .statistics import Difference, EffectiveLength
 from .summary import (
     Point,

@@ -12,12 +12,10 @@ read without a reply, so its calls are missing. Where that matters, take another
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from reader.budget import CallRecord, Usage
 
-if TYPE_CHECKING:
-    from .results import Row
+from .row import Row
 
 
 def as_with_an_empty_store(rows: Iterable[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from reader.budget import Frozen
 
 from .outcome import KINDS
-from .results import Row
+from .row import Row
 from .statistics import (
     Difference,
     EffectiveLength,

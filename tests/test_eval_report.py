@@ -20,7 +20,8 @@ from reader.evals import report
 from reader.evals.evidence import EvidenceScore
 from reader.evals.outcome import Failure
 from reader.evals.report import cells
-from reader.evals.results import NoLogs, Row, named_apart
+from reader.evals.results import NoLogs, named_apart
+from reader.evals.row import Row
 from reader.evals.summary import (
     by_length,
     differences,

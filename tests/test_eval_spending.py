@@ -6,7 +6,7 @@ import pytest
 
 from reader.answers import Answer, Trace
 from reader.budget import CallRecord, Usage
-from reader.evals.results import Row
+from reader.evals.row import Row
 from reader.evals.spending import as_with_an_empty_store
 from reader.evals.summary import summarised
 
