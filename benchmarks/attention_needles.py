@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reader.attention.calibration import paragraphs
+from reader.attention.examples import paragraphs
 from reader.attention.looking import Looker
 from reader.attention.ranking import second_look
 from reader.attention.windows import BEST_TOKENS, Window, top_mean

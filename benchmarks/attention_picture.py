@@ -9,7 +9,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from reader.attention.calibration import paragraphs
+from reader.attention.examples import paragraphs
 from reader.attention.looking import Looker
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from reader.attention.calibration import Example, read_examples, recall
+from reader.attention.calibration import recall
+from reader.attention.examples import Example, read_examples
 from reader.attention.looking import Looker
 from reader.attention.model import Head
 from reader.attention.ranking import by_score, fused, named, second_look

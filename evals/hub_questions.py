@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .hub import Fields, HubSet, Row, Task, records, texts
-from .sets import PARAGRAPH, SHORT
+from .hub_form import Fields, HubSet, Row, Task, records, texts
+from .set_info import PARAGRAPH, SHORT
 
 _HOPS = Task("f1", SHORT, ("exact_match", "subspan"))
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .hub import Fields, HubSet, Row, Task, records, texts
-from .sets import PARAGRAPH, SENTENCE, SHORT, SUMMARY, VALUE
+from .hub_form import Fields, HubSet, Row, Task, records, texts
+from .set_info import PARAGRAPH, SENTENCE, SHORT, SUMMARY, VALUE
 
 _ROUGE = ("rouge1", "rouge2")
 _NUMBER = "Answer with the number alone."

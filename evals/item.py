@@ -6,6 +6,7 @@ a model or touches the network.
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -164,3 +165,11 @@ class Item(Frozen):
             pieces.append(heading + text)
             at += len(heading) + len(text) + len(_BETWEEN)
         return _BETWEEN.join(pieces), tuple(passages), starts
+
+
+def drawn(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """So many of the items, in their order."""
+    if limit is None or limit >= len(items):
+        return items
+    chosen = sorted(random.Random(seed).sample(range(len(items)), limit))  # noqa: S311
+    return [items[index] for index in chosen]

@@ -4,52 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-import random
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field, JsonValue
-
-from reader.budget import Frozen
 from reader.errors import InvalidOption, UnknownSet
 
-if TYPE_CHECKING:
-    from .item import Item
-
-SHORT = (
-    "Answer with a short phrase, such as a name, a date or a number, without a sentence around it"
-    " and without an explanation."
-)
-SENTENCE = "Answer in one short sentence, or in a phrase where that is enough."
-PARAGRAPH = "Answer in one paragraph of at most 200 words."
-SUMMARY = "Write a summary of 300 to 500 words."
-SPAN = "Answer with the passage itself, word for word as it stands in the text."
-VALUE = "Answer with the value alone."
-
-
-class SetInfo(Frozen):
-    """What a set is and how it is scored.
-
-    Attributes:
-        name: Under which items carry it in ``dataset``, and ``load`` knows it.
-        about: One line for people.
-        metric: The one that the table shows.
-        requirement: What an answer must look like; for the option ``requirement`` of the
-            strategies. None: the strategy's own rule (multiple choice, plain summaries).
-        also: Further metrics worth showing.
-        kind: "file": rows come from a JSONL file only; "hub"; "generated".
-        options: Options of ``load`` for this set with their defaults.
-    """
-
-    name: str
-    about: str = ""
-    metric: str = "f1"
-    requirement: str | None = None
-    also: tuple[str, ...] = ()
-    kind: Literal["file", "hub", "generated"] = "file"
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+from .item import Item, drawn
+from .set_info import PARAGRAPH, SENTENCE, SHORT, SPAN, SUMMARY, VALUE, SetInfo
 
 
 def _file(
@@ -171,14 +134,6 @@ def load(
     if not Path(name).expanduser().exists():
         raise _unknown(name)
     return drawn(read_items(name), limit, seed)
-
-
-def drawn(items: list[Item], limit: int | None, seed: int) -> list[Item]:
-    """So many of the items, in their order."""
-    if limit is None or limit >= len(items):
-        return items
-    chosen = sorted(random.Random(seed).sample(range(len(items)), limit))  # noqa: S311
-    return [items[index] for index in chosen]
 
 
 def _load_known(info: SetInfo, limit: int | None, seed: int, options: dict[str, Any]) -> list[Item]:

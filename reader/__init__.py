@@ -12,7 +12,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reader.answers import Answer, Citation, Coverage
+    from reader.answers import Answer
     from reader.api import (
         aanswer,
         acompare,
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     )
     from reader.book import Book
     from reader.budget import Budget, Estimate, Price, Usage
+    from reader.citations import Citation
     from reader.comparison import Comparison
+    from reader.coverage import Coverage
     from reader.documents import Document
     from reader.drawing import draw
     from reader.errors import ReaderError
@@ -40,9 +42,9 @@ _HOMES = {
     "Answer": "answers",
     "Book": "book",
     "Budget": "budget",
-    "Citation": "answers",
+    "Citation": "citations",
     "Comparison": "comparison",
-    "Coverage": "answers",
+    "Coverage": "coverage",
     "Document": "documents",
     "Estimate": "budget",
     "Price": "budget",

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import (
-    Field,
-    JsonValue,
-    PrivateAttr,
-    ValidationError,
-    computed_field,
-    model_validator,
-)
+from pydantic import PrivateAttr, ValidationError
 
-from reader.budget import CallRecord, Estimate, Frozen, NonNegative, Usage
+from reader.budget import Estimate, Frozen, Usage
+from reader.citations import Citation
+from reader.coverage import Coverage
 from reader.errors import InvalidOption
-from reader.events import ChunkOutcome
-from reader.llm.types import FinishReason
+from reader.trace import Trace
 
 if TYPE_CHECKING:
     import os
@@ -28,209 +22,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from reader.calls import Source
-    from reader.documents import Document
+    from reader.documents import Document, Source
     from reader.html.shown import Shown
     from reader.memory.store import Store
 
 Status: TypeAlias = Literal["answered", "not_found", "partial"]
-MatchKind: TypeAlias = Literal["exact", "near", "elsewhere", "answer"]
-StepLevel: TypeAlias = Literal[
-    "ok",
-    "repaired",
-    "reasked",
-    "forced",
-    "trimmed",
-    "compressed",
-    "joined",
-    "split",
-    "unchanged",
-    "kept",
-    "direct",
-    "failed",
-]
-
-
-class Citation(Frozen):
-    """A passage that the answer rests on.
-
-    Attributes:
-        start: First character.
-        end: One past the last character.
-        text: ``document.text[start:end]``.
-        match: How the model's quote compares: "exact"; "near" (a few characters differ, no number
-            and no negation); "elsewhere" (in the document, but not where the model read it).
-            "answer": the model quoted nothing that holds its answer of a few words; this sentence
-            of what it read does, beside words of the question.
-        document: Name of the document within a collection.
-        page: Page on which it starts, counted from 1, where the format has pages.
-        section: Heading above its start.
-        before: Up to 160 characters of the document before it, whole words.
-        after: Up to 160 characters after it.
-    """
-
-    start: NonNegative
-    end: NonNegative
-    text: str
-    match: MatchKind
-    document: str | None = None
-    page: int | None = None
-    section: str | None = None
-    before: str = ""
-    after: str = ""
-
-
-class ChunkStatus(Frozen):
-    """What became of one chunk.
-
-    Attributes:
-        index: Position in the document, from 0.
-        start: First character.
-        end: One past the last character.
-        outcome: "read"; "skipped" (not visited); "unread" (visited, nothing usable came back);
-            "failed" (the call failed).
-        reason: Why, unless it was read.
-        score: How strongly the scorer's heads looked at it (``strategy="attention"``), in the
-            method's own units; None where nothing looked.
-    """
-
-    index: NonNegative
-    start: NonNegative
-    end: NonNegative
-    outcome: ChunkOutcome
-    reason: str = ""
-    score: float | None = None
-
-
-class Coverage(Frozen):
-    """Which parts of the document were read. The counts and the share are in the JSON too."""
-
-    chunks: tuple[ChunkStatus, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _recompute(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {k: v for k, v in data.items() if k not in cls.model_computed_fields}
-        return data
-
-    def count(self, outcome: ChunkOutcome) -> int:
-        """Chunks with that outcome."""
-        return sum(chunk.outcome == outcome for chunk in self.chunks)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def read(self) -> int:
-        """Chunks read."""
-        return self.count("read")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def skipped(self) -> int:
-        """Chunks not visited."""
-        return self.count("skipped")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def unread(self) -> int:
-        """Chunks visited without a usable reply."""
-        return self.count("unread")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def failed(self) -> int:
-        """Chunks whose call failed."""
-        return self.count("failed")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def share(self) -> float:
-        """Characters read, of all characters: 0 to 1. Overlaps of chunks count once."""
-        whole = _covered(self.chunks)
-        return _covered([c for c in self.chunks if c.outcome == "read"]) / whole if whole else 0.0
-
-
-def _covered(chunks: tuple[ChunkStatus, ...] | list[ChunkStatus]) -> int:
-    total = reached = 0
-    for chunk in sorted(chunks, key=lambda c: c.start):
-        total += max(chunk.end - max(chunk.start, reached), 0)
-        reached = max(reached, chunk.end)
-    return total
-
-
-class Step(Frozen):
-    """One model call of the run, with what was kept of its reply.
-
-    Attributes:
-        purpose: "worker", "manager", ...
-        chunk: Index of the chunk it read.
-        path: From 0, where several paths run.
-        text: The reply as it was kept.
-        tokens: Tokens of the reply.
-        finish_reason: "length" means that the reply was cut off at its cap.
-        level: "ok", or what had to be done to use the reply.
-        cached: The reply came from the store.
-        places: Names of the places of the trace at which it was made.
-        to: Names of those to which it led.
-    """
-
-    purpose: str
-    chunk: int | None = None
-    path: int = 0
-    text: str = ""
-    tokens: NonNegative = 0
-    finish_reason: FinishReason = "stop"
-    level: StepLevel = "ok"
-    cached: bool = False
-    places: tuple[str, ...] = ()
-    to: tuple[str, ...] = ()
-
-
-class Place(Frozen):
-    """A node of a tree or graph that the run stood at, or saw from there.
-
-    Attributes:
-        name: As steps name it.
-        text: Its summary or heading, or its facts; shortened.
-        level: In a tree: 0 for a leaf, one more for each level above; None in a graph.
-        parent: In a tree, name of the node above; None for the root.
-        beside: In a graph, names of its neighbours among the places of the trace.
-        start: In a tree, the first character that it stands for.
-        end: One past the last one.
-    """
-
-    name: str
-    text: str = ""
-    level: NonNegative | None = None
-    parent: str | None = None
-    beside: tuple[str, ...] = ()
-    start: NonNegative | None = None
-    end: NonNegative | None = None
-
-
-class Trace(Frozen):
-    """How the answer came about.
-
-    Attributes:
-        steps: The calls, in the order of the document or of the paths.
-        warnings: What the user should know, a sentence each.
-        checked_quotes: Quotes by the model that were looked up in the document.
-        invented_quotes: Of those, not in the document; none of them is cited.
-        options: The strategy's options, defaults included.
-        paths: The answers of the single paths, where there were several.
-        calls: Every reply of the last attempt, by the time it was asked for; also those of a
-            preparation or of a pass for several questions, which are in no step.
-        places: Where a search in a tree or a graph stood, and what it saw from there.
-    """
-
-    steps: tuple[Step, ...] = ()
-    warnings: tuple[str, ...] = ()
-    checked_quotes: NonNegative = 0
-    invented_quotes: NonNegative = 0
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    paths: tuple[str, ...] = ()
-    calls: tuple[CallRecord, ...] = ()
-    places: tuple[Place, ...] = ()
 
 
 class Origin:

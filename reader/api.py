@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from reader.answers import Answer
     from reader.book import Book
     from reader.budget import Estimate, Price
-    from reader.calls import Source
     from reader.comparison import Comparison, Strategies
+    from reader.documents import Source
     from reader.events import Emit, Event
     from reader.llm.types import ChatModel
     from reader.memory.store import Store

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import os
 
     from reader.answers import Answer
-    from reader.calls import Source
     from reader.comparison import Comparison, Strategies
+    from reader.documents import Source
 
 
 class AsyncReader:

@@ -7,19 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from reader.budget import Budget
-from reader.documents import Document
+from reader.documents import Document, Source
 from reader.errors import EmptyQuestion, InvalidOption
 from reader.strategy import Strategy, StrategyOptions, Together, find_strategy, read_options
-
-if TYPE_CHECKING:
-    import os
-
-    Source: TypeAlias = Document | str | os.PathLike[str] | bytes | Sequence[Any]
 
 # Raised when the same replies get other citations: a finished run is then made again, from the
 # replies in the store.

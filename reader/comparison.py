@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from reader.asynchronous import AsyncReader
-    from reader.calls import Source
+    from reader.documents import Source
     from reader.events import Emit
 
 # What would stop every other strategy too.

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from reader.budget import Estimate, Usage
+from reader.coverage import ChunkOutcome
 
 if TYPE_CHECKING:
     from reader.answers import Answer
-
-ChunkOutcome: TypeAlias = Literal["read", "skipped", "unread", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import fuzz
 
-from reader.answers import Citation
+from reader.citations import Citation
 from reader.folding import Range, content_words, denies, numbers_stand_in
 from reader.quotes import Match, QuoteFinder
 from reader.sentences import around, stems

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from rapidfuzz import fuzz
 
-from reader.answers import MatchKind
+from reader.citations import MatchKind
 from reader.folding import PART, Folded, Range, content_words, same_facts, whole_words
 
 NEAR = 87.0

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from reader.answers import Answer, Citation, Coverage
+    from reader.answers import Answer
+    from reader.citations import Citation
+    from reader.coverage import Coverage
 
 _SHOWN = 320  # characters of a cited passage that are shown; longer ones lose their middle
 _CELLS = 60  # cells of the coverage strip

@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reader.answers import Answer, Coverage, Origin, Trace, remembering
+from reader.answers import Answer, Origin, remembering
 from reader.budget import CallRecord, Estimate, Usage, divided
 from reader.calls import Call
+from reader.coverage import Coverage
 from reader.errors import InvalidOption
 from reader.folding import Range
 from reader.memory.store import RunRecord, Store
 from reader.prepared import Run
 from reader.strategy import Outcome, Reading
+from reader.trace import Trace
 
 
 def known_answer(call: Call, store: Store, identity: str) -> Answer | None:

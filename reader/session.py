@@ -22,8 +22,8 @@ from reader.run import Machine
 if TYPE_CHECKING:
     from reader.answers import Answer
     from reader.book import Book
-    from reader.calls import Source
     from reader.comparison import Comparison, Strategies
+    from reader.documents import Source
 
 
 class Reader(AsyncReader):

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Budget, Estimate, Ledger
 from reader.chunk_cache import ChunkCache, KeyedLocks
 from reader.chunking import Chunk
+from reader.coverage import ChunkStatus
 from reader.documents import Document
 from reader.errors import InvalidOption, UnknownStrategy
 from reader.events import Emit, Notice, Progress, ignore
 from reader.llm.types import ChatModel, ModelInfo
 from reader.memory.store import Store
 from reader.quotes import QuoteFinder
+from reader.trace import Place, Step
 
 if TYPE_CHECKING:
     from langgraph.graph.state import StateGraph

@@ -16,9 +16,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from reader.answers import ChunkStatus, Step
 from reader.attention.windows import PROMPT_VERSIONS
 from reader.budget import Estimate
+from reader.coverage import ChunkStatus
 from reader.errors import LimitReached, ModelError
 from reader.events import ChunkRead, Progress
 from reader.evidence import Claim
@@ -27,6 +27,7 @@ from reader.llm.replies import says_nothing_found
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import fence, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.trace import Step
 
 from .attention_attrieval import DRAFT_TOKENS, Attrieval
 from .attention_gemfilter import GemFilter

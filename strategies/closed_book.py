@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from reader.answers import ChunkStatus
 from reader.budget import Estimate
 from reader.chunking import Chunk
+from reader.coverage import ChunkStatus
 from reader.errors import WindowTooSmall
 from reader.prompts import load_prompts, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions

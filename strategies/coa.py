@@ -16,16 +16,17 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 
-from reader.answers import ChunkStatus, Step
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
 from reader.chunking import Chunk
+from reader.coverage import ChunkStatus
 from reader.errors import LimitReached, ModelUnavailable
 from reader.events import ChunkRead, NoteChanged
 from reader.evidence import Claim, QuoteFinder, candidates
 from reader.llm.replies import says_nothing_found
 from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions, Together
+from reader.trace import Step
 
 from .coa_closing import choose_path, close
 from .coa_plan import PROMPTS, CoAOptions, Plan

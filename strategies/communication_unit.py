@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from reader.chunking import Chunk
+from reader.coverage import ChunkOutcome
 from reader.errors import (
     BadReply,
     ContextOverflow,
@@ -20,7 +21,6 @@ from reader.errors import (
     RequestRefused,
     ServerFailed,
 )
-from reader.events import ChunkOutcome
 from reader.llm.replies import (
     clean,
     content_overlap,

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
+from reader.coverage import ChunkOutcome, ChunkStatus
 from reader.errors import InvalidOption, LimitReached, ModelError, ModelUnavailable
-from reader.events import AnswerToken, ChunkOutcome
+from reader.events import AnswerToken
 from reader.evidence import Claim, QuoteFinder, candidates
 from reader.llm.choice import choose, render
 from reader.llm.layer import Layer
@@ -29,6 +29,7 @@ from reader.llm.replies import (
 )
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, Message, OnToken
 from reader.strategy import Reading, StrategyOptions
+from reader.trace import Step
 
 QUOTE_TOKENS = 160
 """Room for the quotes of one reply, beside the answer."""

@@ -14,9 +14,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import Field
 
-from reader.answers import ChunkStatus
 from reader.budget import Estimate
 from reader.chunking import MIN_ROOM, Chunk, room
+from reader.coverage import ChunkStatus
 from reader.errors import ContextOverflow, WindowTooSmall
 from reader.events import ChunkRead
 from reader.prompts import fence, load_prompts, versions

@@ -17,14 +17,15 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 
-from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Estimate
+from reader.coverage import ChunkStatus
 from reader.errors import LimitReached
 from reader.evidence import Claim, candidates
 from reader.folding import content_words
 from reader.llm.replies import content_overlap, says_nothing_found
 from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.trace import Place, Step
 
 from .fact_graph import FactGraph
 from .graphreader_agent import agent_graph

@@ -17,8 +17,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from reader.coverage import ChunkOutcome
 from reader.errors import LimitReached
-from reader.events import ChunkOutcome, ChunkRead, NoteChanged
+from reader.events import ChunkRead, NoteChanged
 from reader.strategy import Reading
 
 from .fact_graph import FactGraph

@@ -15,7 +15,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from reader.answers import Step
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
 from reader.errors import ContextOverflow, LimitReached
@@ -25,6 +24,7 @@ from reader.llm.types import ChatReply, ChatRequest, Message
 from reader.prompts import fence, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 from reader.tokens import estimated
+from reader.trace import Step
 
 from .final_answer import (
     EXPECTED_ANSWER,

@@ -17,7 +17,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from reader.answers import Step
 from reader.bm25 import BM25Index
 from reader.budget import Estimate
 from reader.chunking import Chunk
@@ -28,6 +27,7 @@ from reader.llm.replies import says_nothing_found
 from reader.memory.facts import Add, Change, Fact, FactLog, Operation
 from reader.prompts import versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions, Together
+from reader.trace import Step
 
 from .coa import chunk_statuses
 from .memagent_answer import close

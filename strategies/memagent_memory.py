@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from pydantic import BaseModel, Field
 
-from reader.answers import StepLevel
+from reader.coverage import ChunkOutcome
 from reader.errors import (
     BadReply,
     ContextOverflow,
@@ -23,7 +23,6 @@ from reader.errors import (
     RequestRefused,
     ServerFailed,
 )
-from reader.events import ChunkOutcome
 from reader.llm.replies import (
     clean,
     content_overlap,
@@ -36,6 +35,7 @@ from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, FinishReason, Message
 from reader.prompts import fence
 from reader.strategy import Reading
+from reader.trace import StepLevel
 
 from .memagent_plan import EMPTY, GATE_TOKENS, PROMPTS, Plan
 

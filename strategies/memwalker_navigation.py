@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reader.answers import StepLevel
 from reader.errors import ContextOverflow
 from reader.folding import content_words
 from reader.llm.choice import parse_choice
@@ -24,6 +23,7 @@ from reader.llm.replies import (
 from reader.llm.structured import TypedReply, typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.strategy import Reading
+from reader.trace import StepLevel
 
 from .memwalker_build import shortened
 from .memwalker_plan import Plan

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reader.answers import ChunkStatus, Place, Step
 from reader.budget import Estimate
+from reader.coverage import ChunkStatus
 from reader.evidence import Claim, candidates
 from reader.folding import content_words
 from reader.llm.replies import sentences
 from reader.prompts import versions
 from reader.strategy import Reading
+from reader.trace import Place, Step
 
 from .memwalker_build import name
 from .memwalker_plan import PROMPTS, Plan

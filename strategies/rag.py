@@ -16,13 +16,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 from pydantic import Field
 
-from reader.answers import ChunkStatus, Step
 from reader.budget import Estimate
 from reader.chunking import MIN_CHUNK, ChunkOptions, room
+from reader.coverage import ChunkStatus
 from reader.errors import InvalidOption, LimitReached
 from reader.events import ChunkRead
 from reader.prompts import fence, load_prompts, versions
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
+from reader.trace import Step
 
 from .final_answer import (
     EXPECTED_ANSWER,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reader.answers import StepLevel
 from reader.chunking import Chunk
+from reader.coverage import ChunkOutcome
 from reader.errors import (
     BadReply,
     ContextOverflow,
@@ -20,11 +20,11 @@ from reader.errors import (
     RequestRefused,
     ServerFailed,
 )
-from reader.events import ChunkOutcome
 from reader.llm.replies import is_refusal_or_empty, says_nothing_found, trim_to_sentence
 from reader.llm.types import ChatRequest, FinishReason, Message
 from reader.prompts import Prompt, fence, load_prompts
 from reader.strategy import Reading
+from reader.trace import StepLevel
 
 from .slots_reply import ask_for_slots
 

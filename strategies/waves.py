@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from reader.answers import ChunkStatus, Step, StepLevel
 from reader.boundaries import halves
 from reader.chunking import Chunk
+from reader.coverage import ChunkOutcome, ChunkStatus
 from reader.errors import (
     BadReply,
     ContextOverflow,
@@ -25,9 +25,10 @@ from reader.errors import (
     RequestRefused,
     ServerFailed,
 )
-from reader.events import ChunkOutcome, ChunkRead
+from reader.events import ChunkRead
 from reader.llm.types import FinishReason
 from reader.strategy import Reading
+from reader.trace import Step, StepLevel
 
 PIECE_FAILED = (ServerFailed, ModelTimeout, BadReply, RateLimited, RequestRefused)
 """Errors of one call that say nothing about the next one."""

@@ -7,10 +7,13 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from reader.answers import Answer, ChunkStatus, Citation, Coverage, Step, Trace
+from reader.answers import Answer
 from reader.budget import Estimate, Usage
+from reader.citations import Citation
+from reader.coverage import ChunkStatus, Coverage
 from reader.errors import InvalidOption, ReaderError
 from reader.render import answer_panel, answer_text
+from reader.trace import Step, Trace
 
 EVIL = (
     "<script>alert('x')</script> [bold red]loud[/] [/nothing]"

@@ -19,9 +19,9 @@ from reader.attention.calibration import (
     calibrate_model,
     choose,
     measure,
-    read_examples,
     reciprocal_ranks,
 )
+from reader.attention.examples import read_examples
 from reader.attention.heads import (
     HeadTable,
     find_table,
@@ -163,7 +163,7 @@ def test_places_do_not_count_other_gold_passages():
 
 
 def read_row(number):
-    from reader.attention.calibration import _example
+    from reader.attention.examples import _example
 
     return _example(row(number), "x")
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reader.answers import Answer, Citation, Trace
+from reader.answers import Answer
+from reader.citations import Citation
 from reader.evals.evidence import compare, evidence_score, locate, merged, overlap
 from reader.evals.item import Item
 from reader.structure import Span
+from reader.trace import Trace
 
 TEXT = (
     "The lake was deep and cold in winter. Nobody swam in it before May.\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from reader.answers import Answer, Citation
+from reader.answers import Answer
+from reader.citations import Citation
 from reader.errors import InvalidOption, ServerFailed
 from reader.evals.item import Item
 from reader.evals.judge import agreement, judge

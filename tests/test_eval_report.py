@@ -14,8 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from browser import CHROMIUM, chromium
-from reader.answers import Answer, Citation, Step, Trace
+from reader.answers import Answer
 from reader.budget import Usage
+from reader.citations import Citation
 from reader.evals import report
 from reader.evals.evidence import EvidenceScore
 from reader.evals.outcome import Failure
@@ -31,6 +32,7 @@ from reader.evals.summary import (
     summarised,
     summary_table,
 )
+from reader.trace import Step, Trace
 
 NASTY = "<script>alert('x')</script><img src=http://127.0.0.1:9/x>"
 FALLS = {"full": 0.2, "rag": 0.05}

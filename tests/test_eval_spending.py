@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reader.answers import Answer, Trace
+from reader.answers import Answer
 from reader.budget import CallRecord, Usage
 from reader.evals.row import Row
 from reader.evals.spending import as_with_an_empty_store
 from reader.evals.summary import summarised
+from reader.trace import Trace
 
 
 def call(key: str, *, cached: bool, cost: float | None = 0.5) -> CallRecord:

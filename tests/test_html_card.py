@@ -10,10 +10,13 @@ from test_answer import EVIL, full, status
 
 from conftest import tale
 from reader import Document
-from reader.answers import Answer, ChunkStatus, Citation, Coverage, Trace
+from reader.answers import Answer
+from reader.citations import Citation
+from reader.coverage import ChunkStatus, Coverage
 from reader.evidence import Claim, cite
 from reader.html.strip import CELLS, LEAST, strip_of
 from reader.quotes import QuoteFinder
+from reader.trace import Trace
 from scripts import Script, run
 
 VOID = {"line", "rect", "path"}

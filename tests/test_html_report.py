@@ -14,17 +14,10 @@ import reader
 from browser import CHROMIUM, chromium
 from conftest import tale
 from reader import Document, Reader, Store
-from reader.answers import (
-    Answer,
-    ChunkStatus,
-    Citation,
-    Coverage,
-    Place,
-    Step,
-    Trace,
-    origin_of,
-)
+from reader.answers import Answer, origin_of
 from reader.budget import CallRecord, Usage
+from reader.citations import Citation
+from reader.coverage import ChunkStatus, Coverage
 from reader.errors import InvalidOption, NotWritten
 from reader.html.memory import timelines
 from reader.html.passages import AROUND, SHOWN, shown
@@ -32,6 +25,7 @@ from reader.html.report import report_page
 from reader.html.steps import calls_of, lanes, shown_steps
 from reader.html.ways import graph_of
 from reader.testing import FunctionModel
+from reader.trace import Place, Step, Trace
 from report_runs import (
     FACT,
     attention_run,

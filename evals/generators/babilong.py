@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from reader.errors import InvalidOption
 
 from ..item import Item
-from ..sets import SHORT
+from ..set_info import SHORT
 from .babi_world import PEOPLE, PLACES, Story, tell
 from .haystack import Hidden
 from .task import GeneratorOptions, Place, generator

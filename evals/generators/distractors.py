@@ -16,7 +16,7 @@ from pydantic import Field
 from reader.errors import InvalidOption
 
 from ..item import Item, PassageText
-from ..sets import SHORT
+from ..set_info import SHORT
 from .haystack import TOLERANCE, WORD_END
 from .task import GeneratorOptions, Place, generator
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..item import Item
-from ..sets import VALUE
+from ..set_info import VALUE
 from .haystack import Haystack, Hidden, even
 from .task import GeneratorOptions, Place, generator
 from .words import Kind, draw, fresh

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sets import SHORT, VALUE
+from ..set_info import SHORT, VALUE
 from .counting import WORDS, CommonOptions, FrequentOptions, make_common, make_frequent
 from .distractors import DistractorOptions
 from .distractors import make as make_distractors

@@ -17,7 +17,7 @@ from reader.structure import Span
 from reader.tokens import TokenCounter
 
 from ..item import Item
-from ..sets import SetInfo
+from ..set_info import SetInfo
 from .haystack import Count, Haystack
 
 TALE = "tales/the_monkeys_paw.txt"

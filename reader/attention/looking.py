@@ -17,6 +17,7 @@ from reader.attention.model import AttentionInfo, AttentionModel, AttentionSpec,
 from reader.attention.resolve import open_attention
 from reader.attention.windows import (
     BEST_TOKENS,
+    WINDOW,
     Layout,
     Rows,
     Window,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from reader.attention.model import FloatArray
     from reader.memory.store import Store
 
-WINDOW = 1_600
-"""Tokens of a window: with more passages side by side, heads begin to miss some."""
 CONTENT_FREE = "N/A"
 
 

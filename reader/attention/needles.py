@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from importlib.resources import files
 
-from reader.attention.calibration import Example, paragraphs
+from reader.attention.examples import Example, paragraphs
 
 TALE = "the_monkeys_paw.txt"
 PASSAGES = 12

@@ -33,6 +33,8 @@ PROMPTS = load_prompts("reader.attention", "window")
 PROMPT_VERSIONS = versions(PROMPTS)
 SEPARATOR = "\n\n"
 LEAST_ROOM = 64  # tokens; a smaller window holds no passage worth the name
+WINDOW = 1_600
+"""Tokens of a window: with more passages side by side, heads begin to miss some."""
 BEST_TOKENS = 8
 """Tokens of a passage whose mean is its score; sums let long passages win."""
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reader.answers import Answer, Step, origin_of
+from reader.answers import Answer, origin_of
 from reader.llm.cleaning import sentences
 from reader.memory.facts import Fact, FactLog, fact_logs
 from reader.memory.store import DATABASE, Store
+from reader.trace import Step
 
 if TYPE_CHECKING:
     import os

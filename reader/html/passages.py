@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from reader.answers import ChunkStatus, Citation
+from reader.citations import Citation
+from reader.coverage import ChunkStatus
 
 if TYPE_CHECKING:
     from reader.documents import Document

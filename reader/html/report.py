@@ -16,7 +16,9 @@ from reader.html.page import UNCITED, asset, environment, fingerprint
 from reader.render import MATCH, STATUS, cost_line, coverage_line, warnings_of
 
 if TYPE_CHECKING:
-    from reader.answers import Answer, ChunkStatus, Citation
+    from reader.answers import Answer
+    from reader.citations import Citation
+    from reader.coverage import ChunkStatus
     from reader.documents import Source
     from reader.memory.store import Store
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from reader.answers import Answer, Step
+from reader.answers import Answer
 from reader.budget import CallRecord
+from reader.trace import Step
 
 MOST_STEPS = 1_500
 MOST_CHARACTERS = 500_000  # of all replies together

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from reader.answers import Answer, ChunkStatus
+from reader.answers import Answer
+from reader.coverage import ChunkStatus
 
 CELLS = 400
 UNREAD = 0.6  # lower than what was read: colours alone do not tell them apart for everybody

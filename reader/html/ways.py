@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reader.answers import Answer, Place
+from reader.answers import Answer
+from reader.trace import Place
 
 ROW = 30  # pixels of a level of the tree
 MOST_NODES = 60  # of a graph's picture

@@ -16,8 +16,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
-from reader.answers import Answer, MatchKind, Status
+from reader.answers import Answer, Status
 from reader.budget import Budget, Estimate
+from reader.citations import MatchKind
 from reader.documents import Document
 from reader.errors import DocumentError, DocumentNotFound, InvalidOption, MissingExtra, ReaderError
 from reader.events import Emit, Event, Progress, RunStarted

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reader.answers import Answer, Citation
+    from reader.answers import Answer
+    from reader.citations import Citation
     from reader.documents import Document
 
 _STATUS = {
