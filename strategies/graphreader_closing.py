@@ -113,14 +113,41 @@ async def _weigh(reading: Reading, notebooks: Sequence[str]) -> dict[str, Any]:
     )
     reading.saw_reply("answer", typed.reply.completion_tokens)
     reading.saw_reply("answer prompt", typed.reply.prompt_tokens)
-    text = clean(typed.value.final_answer).strip() or in_words(typed.reply.text)
+    text, calls = clean(typed.value.final_answer).strip(), typed.calls
+    if not text and typed.reply.finish_reason == "length":
+        text, more = await _conclusion(reading, shown)
+        calls += more
+    text = text or in_words(typed.reply.text)
     if is_refusal_or_empty(text):
         reading.warn("The last reply held no answer; the answer is the fullest notebook.")
         text = max(notebooks, key=len)
     reading.emit(AnswerToken(text=text))
     reading.step_done()
     analysis = clean(typed.value.analysis)
-    return {"text": text, "closed": True, "calls": typed.calls, "analysis": analysis}
+    return {"text": text, "closed": True, "calls": calls, "analysis": analysis}
+
+
+async def _conclusion(reading: Reading, notebooks: str) -> tuple[str, int]:
+    """The answer alone, where the analysis left no room for it; "" where there is none either.
+
+    Small models analyse until their cap, asked again too.
+    """
+    plan: Plan = reading.plan
+    prompt = PROMPTS["conclude"].fill(
+        notebooks=notebooks,
+        question=plan.question,
+        requirement=plan.requirement,
+        unknown=UNKNOWN,
+    )
+    try:
+        reply = await reading.model.generate(_request(plan, prompt))
+    except LimitReached:
+        return "", 0
+    text = clean(reply.text).strip()
+    usable = not text.startswith("{") and not is_refusal_or_empty(text)
+    if usable and reply.finish_reason == "length":
+        text = trim_to_sentence(text)[0] or text
+    return text if usable else "", 1
 
 
 def in_words(reply: str) -> str:

@@ -945,6 +945,36 @@ def test_an_answer_cut_off_in_its_analysis_is_given_in_words(store):
     assert answer.text == "Part 3 has number 333."
 
 
+def test_an_answer_cut_off_in_its_analysis_is_asked_for_alone(store):
+    cut = ChatReply(text='{"analysis": "Part 3 has number 333. And', finish_reason="length")
+
+    def reply(request):
+        alone = "First analyse" not in request.messages[0].content
+        return "It is 333." if alone else cut
+
+    script = Script(answer=reply)
+    answer = run(script, store)
+    assert (answer.text, answer.status) == ("It is 333.", "answered")
+    *_, alone = script.prompts("answer")
+    assert len(script.prompts("answer")) == 3
+    assert "<notebook>" in alone
+    assert QUESTION in alone
+    assert answer.usage.depth == run(Script(), Store.in_memory()).usage.depth + 2
+
+
+def test_without_budget_for_the_answer_alone_it_is_what_the_analysis_says(store):
+    cut = '{"analysis": "Part 3 has number 333. The second notebook says that the'
+    script = Script(answer=ChatReply(text=cut, finish_reason="length"))
+    calls = run(script, Store.in_memory()).usage.calls
+    answer = run(
+        Script(answer=ChatReply(text=cut, finish_reason="length")),
+        store,
+        budget=f"calls={calls - 1}",
+    )
+    assert answer.usage.calls == calls - 1
+    assert answer.text == "Part 3 has number 333."
+
+
 def test_endless_repetition_is_one_fact(store):
     def same(request):
         n = part_of(request)
