@@ -31,10 +31,11 @@ from .memagent_plan import PROMPTS, SHOWN_QUOTE_TOKENS, Plan
 
 SHOWN_REPLY = 2000  # characters of a reply from which the answer is taken
 EXTRACT_TOKENS = 64
-_PHRASE = re.compile(r"\banswer\s+is\b\s*:?[ \t]*", re.IGNORECASE)
+_PHRASE = re.compile(r"\banswer\s+is\b\s*:?(?:[ \t]*that\b(?! of\b))?[ \t]*", re.IGNORECASE)
 _BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 _WRAPPER = re.compile(r"\A\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{(.*)\}\Z", re.DOTALL)
 _EDGES = " \t*_`\"'\u201c\u201d"
+_PAIRS = (('"', '"'), ("\u201c", "\u201d"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +194,18 @@ def in_sentence(said: str) -> str | None:
         rest = inside if not re.search(r"\w", after) else rest
     rest = rest.strip(_EDGES)
     rest = rest[:-1].strip(_EDGES) if rest.endswith(".") and rest.count(".") == 1 else rest
+    rest = _closed(rest, said)
     return rest if re.search(r"\w", rest) and rest.casefold() != "your answer" else None
+
+
+def _closed(answer: str, said: str) -> str:
+    """With the mark that closes a quotation inside it, which went with the edges."""
+    for opening, mark in _PAIRS:
+        count = answer.count(mark)
+        is_open = count % 2 if opening == mark else answer.count(opening) > count
+        if is_open and answer + mark in said:
+            return answer + mark
+    return answer
 
 
 def in_box(said: str) -> str | None:

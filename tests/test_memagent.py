@@ -164,6 +164,15 @@ def test_one_segment_is_read_and_answered(store):
     [
         ("sentence", "The answer is (a). No: the answer is (Paris (Texas)).", "Paris (Texas)"),
         ("sentence", "So **the answer is: 3.5 metres.**", "3.5 metres."),
+        ("sentence", "The answer is that Ann sold the mill.", "Ann sold the mill"),
+        ("sentence", "The answer is that of 1758.", "that of 1758"),
+        ("sentence", 'The answer is "Army Wives".', "Army Wives"),
+        ("sentence", 'The answer is the series "Army Wives".', 'the series "Army Wives"'),
+        (
+            "sentence",
+            "The answer is the series \u201cArmy Wives\u201d.",
+            "the series \u201cArmy Wives\u201d",
+        ),
         ("boxed", r"First \boxed{no}, then \boxed{\text{Paris \{2\}}}.", r"Paris \{2\}"),
         ("boxed", r"\boxed{Paris} or \boxed{Lon", "Paris"),
         # a model may keep to the other form
