@@ -16,9 +16,9 @@ from reader.documents import Document, Source
 from reader.errors import EmptyQuestion, InvalidOption
 from reader.strategy import Strategy, StrategyOptions, Together, find_strategy, read_options
 
-# Raised when the same replies get other citations: a finished run is then made again, from the
-# replies in the store.
-CITATIONS_VERSION = 3
+# Raised when the same replies give another answer or other citations: a finished run is then made
+# again, from the replies in the store.
+ANSWER_VERSION = 4
 
 BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
 
@@ -68,7 +68,7 @@ class Call:
             "strategy": self.strategy.name,
             "options": self.options.model_dump(mode="json", exclude={"concurrency"}),
             "prompts": self.strategy.prompt_versions(),
-            "citations": CITATIONS_VERSION,
+            "answer": ANSWER_VERSION,
             "model": identity,
         }
         if self.together is not None:

@@ -139,7 +139,7 @@ def test_after_kill_9_the_same_command_repeats_no_call(evaluate):
     assert len(read_rows(evaluate.logs)) == 15
 
 
-def test_new_citations_cost_no_call_and_change_no_cost(evaluate, monkeypatch):
+def test_another_version_of_the_answers_costs_no_call_and_changes_no_cost(evaluate, monkeypatch):
     """A finished run is made again from the replies in the store, and costs what it cost."""
     reply = ok("It says that the number is 333.", usage=(150, 20))
     arguments = ("-s", "coa,quotes", "--chunk-tokens", "120", "--no-baselines")
@@ -147,7 +147,7 @@ def test_new_citations_cost_no_call_and_change_no_cost(evaluate, monkeypatch):
         assert evaluate(server, *arguments).exit_code == 0
         asked = len(server.calls)
         first = read_rows(evaluate.logs)
-        monkeypatch.setattr("reader.calls.CITATIONS_VERSION", 99)
+        monkeypatch.setattr("reader.calls.ANSWER_VERSION", 99)
         evaluate.logs = evaluate.logs.with_name("again")
         assert evaluate(server, *arguments).exit_code == 0
         assert len(server.calls) == asked
