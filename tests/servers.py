@@ -176,6 +176,8 @@ class LocalServer:
         models: What /v1/models lists.
         dialect: Whose other endpoints (/tokenize, /props, /api/show) it has.
         window: Tokens, where the dialect tells them.
+        source: Where a vLLM says that it has its model from.
+        tokens: Counts for /tokenize; words by default.
         key: The only bearer key it accepts.
     """
 
@@ -190,6 +192,8 @@ class LocalServer:
         window: int = 4096,
         key: str | None = None,
         port: int = 0,
+        source: str | None = None,
+        tokens: Callable[[str], int] = lambda text: len(text.split()),
     ) -> None:
         self.answer = script if callable(script) else None
         self.script = deque(() if callable(script) else script)
@@ -200,6 +204,8 @@ class LocalServer:
         self.window = window
         self.key = key
         self.port = port
+        self.source = source
+        self.tokens = tokens
         self.drops = 0  # requests to /tokenize on which it hangs up before it answers
         self.requests: list[Exchange] = []
         self.completed: list[Exchange] = []
@@ -269,12 +275,13 @@ class LocalServer:
             extra: dict[str, Any] = {"owned_by": "someone"}
             if self.dialect == "vllm":
                 extra = {"owned_by": "vllm", "max_model_len": self.window}
+                extra |= {"root": self.source} if self.source is not None else {}
             elif self.dialect == "llama.cpp":
                 extra = {"owned_by": "llamacpp", "meta": {"n_ctx_train": 8 * self.window}}
             return as_json({"data": [{"id": m, "object": "model", **extra} for m in self.models]})
         if self.dialect == "vllm" and path == "/tokenize":
             text = body["prompt"] if "prompt" in body else _rendered(body["messages"])
-            return as_json({"count": len(text.split()), "max_model_len": self.window})
+            return as_json({"count": self.tokens(text), "max_model_len": self.window})
         if self.dialect == "llama.cpp":
             if path == "/tokenize":
                 return as_json({"tokens": list(range(len(body["content"].split())))})

@@ -9,6 +9,7 @@ import time
 from email.utils import formatdate
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from reader.errors import (
     AuthenticationFailed,
@@ -386,6 +387,61 @@ def test_vllm_tells_window_and_counts():
     assert counts == [3, 1]
     assert whole == 3 + 2 * 2 + 1
     assert info.counter.tokenizer() is None
+
+
+def _bytes_tokenizer(folder):
+    """A tokenizer.json that makes a token of every byte, but for one of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _bytes(text):
+    return len(text.encode())
+
+
+def _texts_counted(server):
+    return [r.json for r in server.requests if r.path == "/tokenize" and "one" in str(r.json)]
+
+
+def test_a_tokenizer_that_lies_beside_the_server_counts_texts_in_this_process(tmp_path):
+    _bytes_tokenizer(tmp_path)
+    with LocalServer(dialect="vllm", source=str(tmp_path), tokens=_bytes) as server:
+        info, counts, whole = describe(server)
+        assert _texts_counted(server) == []
+    assert counts == [13, 3]
+    assert info.counter.exact
+    assert whole == _bytes("<system> be brief <end> <user> hello <end> <assistant>")
+
+
+def test_a_tokenizer_in_the_cache_of_the_hub_counts_too(tmp_path, monkeypatch):
+    _bytes_tokenizer(tmp_path)
+    kept = {("Qwen/Small", "tokenizer.json"): str(tmp_path / "tokenizer.json")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *key: kept.get(key))
+    with LocalServer(dialect="vllm", source="Qwen/Small", tokens=_bytes) as server:
+        _, counts, _ = describe(server)
+        assert _texts_counted(server) == []
+    assert counts == [13, 3]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "another"])
+def test_a_tokenizer_that_counts_otherwise_or_is_none_is_not_used(tmp_path, content):
+    if content == "another":
+        _bytes_tokenizer(tmp_path)
+    elif content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with LocalServer(dialect="vllm", source=str(tmp_path)) as server:
+        _, counts, _ = describe(server)
+        assert len(_texts_counted(server)) == 2
+    assert counts == [3, 1]
+
+
+@pytest.mark.parametrize("source", ["Qwen/Missing", "no folder", "../../etc", ""])
+def test_a_model_from_elsewhere_is_counted_by_its_server(source):
+    with LocalServer(dialect="vllm", source=source) as server:
+        _, counts, _ = describe(server)
+    assert counts == [3, 1]
 
 
 def test_llama_server_tells_the_window_of_a_slot_and_counts():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reader.errors import ModelError, ModelUnavailable, RequestRefused, UnknownModel
+from reader.llm.nearby_tokenizer import tokenizer_like
 from reader.llm.server_tokens import Dialect, ServerTokenCounter
 from reader.tokens import TokenCounter
 
@@ -67,7 +68,7 @@ async def discover(server: Server, base_url: str, model: str | None) -> Discover
     return Discovered(
         name=name,
         window=known or DEFAULT_WINDOW,
-        counter=await _counter(server, root, name),
+        counter=await _counter(server, root, name, entry.get("root")),
         json_schema=json_schema,
         concurrency=concurrency,
         notice=""
@@ -165,8 +166,11 @@ async def _ollama(server: Server, root: str, name: str) -> int | None:
     return min([OLLAMA_WINDOW, *map(int, trained)])
 
 
-async def _counter(server: Server, root: str, name: str) -> TokenCounter:
-    """The server's own tokenizer, the estimate where it has none."""
+async def _counter(server: Server, root: str, name: str, source: object) -> TokenCounter:
+    """The server's own tokenizer, the estimate where it has none.
+
+    ``source`` is where the server has the model from.
+    """
     # One question that both dialects understand; vLLM counts, llama-server gives tokens only.
     body = {"model": name, "prompt": "a", "content": "a"}
     reply = await _quietly(server, "post", f"{root}/tokenize", body)
@@ -178,7 +182,9 @@ async def _counter(server: Server, root: str, name: str) -> TokenCounter:
         rendered = await _quietly(server, "post", f"{root}/apply-template", turn)
         dialect = "llama.cpp" if isinstance(rendered.get("prompt"), str) else None
     if dialect is not None:
-        return ServerTokenCounter(server.ask, root, name, dialect)
+        counter = ServerTokenCounter(server.ask, root, name, dialect)
+        counter.nearby = await tokenizer_like(counter, source)
+        return counter
     from reader.tokens import EstimateCounter
 
     return EstimateCounter()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from reader.errors import BadReply
+from reader.tokens import TokenCounter
 
 Dialect: TypeAlias = Literal["vllm", "llama.cpp"]
 IN_FLIGHT = 16
@@ -26,6 +27,9 @@ class Asks(Protocol):
 class ServerTokenCounter:
     """Counts through the server's ``/tokenize``; exact, one request a text.
 
+    Attributes:
+        nearby: Counts texts in its place, where the same tokenizer is on this machine.
+
     Args:
         ask: Calls an endpoint of the server over kept-alive connections.
         root: The server's address without ``/v1``.
@@ -41,6 +45,7 @@ class ServerTokenCounter:
         self._root = root
         self._model = model
         self._dialect = dialect
+        self.nearby: TokenCounter | None = None
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text alone, at most 16 requests at once.
@@ -48,6 +53,8 @@ class ServerTokenCounter:
         Raises:
             ModelError: the server does not answer.
         """
+        if self.nearby is not None:
+            return await self.nearby.count(texts)
         slots = asyncio.Semaphore(IN_FLIGHT)
 
         async def one(text: str) -> int:
