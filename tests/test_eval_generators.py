@@ -300,6 +300,14 @@ BABI = """1 Mary went to the garden.
 """
 
 
+def test_babilong_says_that_facts_are_hidden_and_what_an_answer_looks_like():
+    items = load("babilong", lengths=600, items=3, counter=WORDS)
+    for item in items:
+        told = set_info(item).requirement
+        assert "the later one holds" in told
+        assert told.endswith("a room or another place, such as: kitchen.")
+
+
 def test_babilong_reads_the_babi_tasks_own_files(tmp_path):
     (tmp_path / "qa1_single-supporting-fact_test.txt").write_text(BABI)
     items = load("babilong", stories=tmp_path, tasks=[1], lengths=200, items=3, counter=WORDS)

@@ -1,7 +1,8 @@
 """BABILong: the facts of a bAbI story spread through a book, in their order (Kuratov et al. 2024).
 
 The stories come from a file (the bAbI tasks' own files, or rows in the documented form), or from a
-small world of our own for the first three tasks.
+small world of our own for the first three tasks. As BABILong's own prompts do, items say that facts
+are hidden in the text, that the later one holds, and what an answer looks like.
 """
 
 from __future__ import annotations
@@ -23,6 +24,23 @@ from .task import GeneratorOptions, Place, generator
 _FACT = re.compile(r"(\d+) (.*)")
 _OTHERS = ("Bill", "Fred", "Jeff", "Julie", "apple", "football", "milk")
 _LABELS = {1: PLACES, 2: PLACES, 3: PLACES, 4: PLACES, 5: (*PEOPLE, *_OTHERS)}
+_HIDDEN = (
+    "Short facts about persons and things are scattered through a text that has nothing to do with"
+    " them; where two facts disagree, the later one holds. "
+)
+_PLACE = "Answer with one word, a room or another place, such as: kitchen."
+_YES_NO = "Answer with one word: yes or no."
+_FORMS = {
+    **dict.fromkeys((1, 2, 3, 4, 11, 12, 13, 14), _PLACE),
+    5: "Answer with one word: a person or a thing.",
+    **dict.fromkeys((6, 9, 17, 18), _YES_NO),
+    7: "Answer with one word: none, or a number, such as: two.",
+    8: "Answer with the things, separated by commas, or with: nothing.",
+    10: "Answer with one word: yes, no or maybe.",
+    15: "Answer with one word: an animal.",
+    16: "Answer with one word: a colour.",
+    19: "Answer with two directions out of n, s, e and w, such as: n,e.",
+}
 
 
 class BabiLongOptions(GeneratorOptions):
@@ -70,6 +88,7 @@ def make(options: BabiLongOptions, place: Place) -> Item:
         task=str(task),
         facts=len(story.facts),
         fact_spans=[[start, end] for start, end in filled.spans],
+        requirement=_HIDDEN + _FORMS.get(task, "Answer with one word."),
         **metric,
     )
 
