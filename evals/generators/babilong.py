@@ -28,18 +28,20 @@ _HIDDEN = (
     "Short facts about persons and things are scattered through a text that has nothing to do with"
     " them; where two facts disagree, the later one holds. "
 )
-_PLACE = "Answer with one word, a room or another place, such as: kitchen."
+_PLACE = f"Answer with one word, one of: {', '.join(PLACES)}."
 _YES_NO = "Answer with one word: yes or no."
+# Without a single example: small models answer with it.
 _FORMS = {
-    **dict.fromkeys((1, 2, 3, 4, 11, 12, 13, 14), _PLACE),
+    **dict.fromkeys((1, 2, 3, 4), _PLACE),
     5: "Answer with one word: a person or a thing.",
     **dict.fromkeys((6, 9, 17, 18), _YES_NO),
-    7: "Answer with one word: none, or a number, such as: two.",
+    7: "Answer with one word: none, one, two or three.",
     8: "Answer with the things, separated by commas, or with: nothing.",
     10: "Answer with one word: yes, no or maybe.",
+    **dict.fromkeys((11, 12, 13, 14), "Answer with one word: a room or another place."),
     15: "Answer with one word: an animal.",
     16: "Answer with one word: a colour.",
-    19: "Answer with two directions out of n, s, e and w, such as: n,e.",
+    19: "Answer with two directions out of n, s, e and w, separated by a comma.",
 }
 
 
