@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from reader.answers import Answer, Origin, remembering
@@ -115,7 +115,7 @@ async def _answer(
         outcome.claims,
         question=call.question or "",
         answer=outcome.text,
-        read=tuple(_read_for(outcome)),
+        read=_searched(outcome),
     )
     answer = Answer(
         question=call.question,
@@ -146,10 +146,11 @@ async def _answer(
     return remembering(answer, origin)
 
 
-def _read_for(outcome: Outcome) -> Iterable[Range]:
-    """Where a short answer may be looked for; a choice has the words of the one who asks."""
-    if outcome.choice is None and outcome.status != "not_found":
-        yield from ((c.start, c.end) for c in outcome.chunks if c.outcome == "read")
+def _searched(outcome: Outcome) -> tuple[Range, ...]:
+    """Where a short answer is looked for; a choice has the words of the one who asks."""
+    if outcome.choice is not None or outcome.status == "not_found":
+        return ()
+    return tuple((c.start, c.end) for c in outcome.chunks if c.outcome == "read")
 
 
 def keep_record(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:

@@ -10,15 +10,16 @@ from reader.quotes import Match
 from reader.sentences import around, stems
 
 _WORDS = 8  # content words of an answer that is looked up as it is
-# Measured on answers of HotpotQA and MuSiQue: below it one sentence in ten was evidence.
-_SHARE = 0.2  # of the question's words that must stand beside it
+# Of the question's words that must stand beside it. Measured on HotpotQA and MuSiQue: of sentences
+# with one word at least, but fewer than this, a tenth was evidence.
+_SHARE = 0.2
 _YES_NO = frozenset(["yes", "no", "true", "false"])
 _MARKS = ".,;:!?*_\"'\u2018\u2019\u201c\u201d\u201e\xab\xbb()[]"
 _APOSTROPHE = re.compile("['\u2018\u2019]")
 
 
 def standing(text: str, answer: str, question: str, read: Iterable[Range]) -> Match | None:
-    """The sentence that holds the answer word for word and most of the question's words.
+    """The sentence that holds the answer word for word and has most of the question's words.
 
     Upper case and the marks between words may differ, figures may not. None where the answer is
     long, yes or no, or only repeats the question; and where no sentence with it has a fifth of

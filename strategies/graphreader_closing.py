@@ -24,6 +24,7 @@ from reader.strategy import Reading
 from .graphreader_functions import Weighed
 from .graphreader_notebook import is_empty
 from .graphreader_plan import PROMPTS, UNKNOWN, Plan
+from .optional_call import reply_if_possible
 
 MOST_SIMILAR = 5  # chunks of the fallback
 _LABEL = "final answer"
@@ -139,9 +140,8 @@ async def _conclusion(reading: Reading, notebooks: str) -> tuple[str, int]:
         requirement=plan.requirement,
         unknown=UNKNOWN,
     )
-    try:
-        reply = await reading.model.generate(_request(plan, prompt))
-    except LimitReached:
+    reply = await reply_if_possible(reading, _request(plan, prompt))
+    if reply is None:
         return "", 0
     text = clean(reply.text).strip()
     usable = not text.startswith("{") and not is_refusal_or_empty(text)

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reader.errors import (
-    ContextOverflow,
     LimitReached,
     ModelError,
     ModelUnavailable,
-    RequestRefused,
 )
 from reader.events import AnswerToken
 from reader.folding import content_words
@@ -28,6 +26,7 @@ from reader.strategy import Reading
 
 from .memagent_memory import holds_nothing
 from .memagent_plan import PROMPTS, SHOWN_QUOTE_TOKENS, Plan
+from .optional_call import reply_if_possible
 
 SHOWN_REPLY = 2000  # characters of a reply from which the answer is taken
 EXTRACT_TOKENS = 64
@@ -159,16 +158,9 @@ async def _extract(reading: Reading, plan: Plan, request: ChatRequest, said: str
 
 
 async def _try(reading: Reading, request: ChatRequest) -> str | None:
-    """A call that may be left out: where it does not fit or fails, what is there is used."""
-    try:
-        reply = await reading.model.generate(request)
-    except (LimitReached, ContextOverflow, RequestRefused):
-        return None
-    except ModelError as error:
-        if not error.retryable or isinstance(error, ModelUnavailable):
-            raise
-        return None
-    return clean(reply.text)
+    """What a call that may be left out says."""
+    reply = await reply_if_possible(reading, request)
+    return None if reply is None else clean(reply.text)
 
 
 def find_answer(said: str, plan: Plan) -> str | None:

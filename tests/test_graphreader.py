@@ -975,6 +975,17 @@ def test_without_budget_for_the_answer_alone_it_is_what_the_analysis_says(store)
     assert answer.text == "Part 3 has number 333."
 
 
+def test_where_asking_for_the_answer_alone_fails_it_is_what_the_analysis_says(store, monkeypatch):
+    no_waiting(monkeypatch)
+    cut = ChatReply(text='{"analysis": "Part 3 has number 333. And', finish_reason="length")
+
+    def reply(request):
+        return cut if "First analyse" in request.messages[0].content else ServerFailed("500")
+
+    answer = run(Script(answer=reply), store)
+    assert (answer.text, answer.status) == ("Part 3 has number 333.", "answered")
+
+
 def test_endless_repetition_is_one_fact(store):
     def same(request):
         n = part_of(request)
