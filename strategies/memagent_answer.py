@@ -10,11 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from reader.errors import (
-    LimitReached,
-    ModelError,
-    ModelUnavailable,
-)
+from reader.errors import LimitReached, ModelError, ModelUnavailable
 from reader.events import AnswerToken
 from reader.folding import content_words
 from reader.llm.choice import choose
