@@ -256,6 +256,17 @@ def test_every_picture_is_written_twice(rows, tmp_path, monkeypatch):
         assert f">{label}<" in said
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_question_whose_replies_nobody_waited_for_shows_no_seconds(
+    rows, timed, tmp_path, monkeypatch
+):
+    shown = [r.model_copy(update={"timed": timed}) for r in rows]
+    monkeypatch.setattr(report, "read_rows", lambda folder: shown)
+    page, _, _ = report.write_report(tmp_path, tmp_path / "r.html")
+    assert "4 calls, 2 in series" in page.read_text()
+    assert (", 1.5 s<" in page.read_text()) == timed
+
+
 def test_a_folder_without_logs_is_one_sentence(tmp_path):
     with pytest.raises(NoLogs, match="no finished question"):
         report.write_report(tmp_path, tmp_path / "r.html")

@@ -962,6 +962,15 @@ def test_an_answer_cut_off_in_its_analysis_is_asked_for_alone(store):
     assert answer.usage.depth == run(Script(), Store.in_memory()).usage.depth + 2
 
 
+def test_an_answer_alone_that_is_cut_off_too_ends_with_a_sentence(store):
+    def reply(request):
+        first = "First analyse" in request.messages[0].content
+        text = '{"analysis": "Part 3 has' if first else "It is 333. And then there"
+        return ChatReply(text=text, finish_reason="length")
+
+    assert run(Script(answer=reply), store).text == "It is 333."
+
+
 def test_without_budget_for_the_answer_alone_it_is_what_the_analysis_says(store):
     cut = '{"analysis": "Part 3 has number 333. The second notebook says that the'
     script = Script(answer=ChatReply(text=cut, finish_reason="length"))

@@ -545,6 +545,22 @@ def test_a_call_is_counted_with_what_it_really_took():
     assert changed.usage.calls == 1
 
 
+def test_a_reply_is_recorded_with_its_price_and_the_same_key_for_the_same_request():
+    ledger = Ledger(price=Price(prompt=1.0, completion=2.0, cached_prompt=0.5))
+    model = AccountedModel(Script(*[replace(REPLY, cached_tokens=4)] * 3), ledger)
+
+    async def main():
+        for text in ("one", "one", "two"):
+            await model.generate(request(text, purpose="worker"))
+
+    run(main)
+    first, same, other = ledger.made
+    assert (first.purpose, first.prompt_tokens, first.cached_tokens) == ("worker", 10, 4)
+    assert first.cost == pytest.approx((6 * 1.0 + 4 * 0.5 + 5 * 2.0) / 1e6)
+    assert first.key == same.key != other.key
+    assert first.key
+
+
 def test_a_budget_of_calls_is_never_passed():
     inner, ledger = Script(), Ledger(budget=Budget(calls=2))
 
