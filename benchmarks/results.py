@@ -4,8 +4,8 @@
 
 Hours on a CPU: stop it and start it again as you like, nothing is repeated. ``--only needle`` runs
 one table, ``--items 2`` a small trial of it, ``--commands`` only prints. Windows are held to 2,048
-tokens, so that documents are several windows long. Each table has its own folder of logs, for
-``reader eval report``.
+tokens, so that documents are several windows long (``summary``: 4,096, so that they fit). Each
+table has its own folder of logs, for ``reader eval report``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ALL = "coa,evidence=coa,memwalker,graphreader,memagent,revisions=memagent,attention,map_reduce"
@@ -39,12 +39,14 @@ class Table:
         items: Questions, of each length where it is a generator.
         strategies: As ``--strategy`` takes them.
         baselines: With closed_book, full and rag.
+        window: In tokens.
     """
 
     set: str
     items: int
     strategies: str = f"{ALL},quotes"
     baselines: bool = True
+    window: int = 2048
 
 
 CORE = "coa,memwalker,graphreader,memagent,attention,rag"
@@ -58,7 +60,9 @@ TABLES = {
     # Section 7 of the design: what each part of a method is worth.
     "units": Table("musique", 30, "coa,all_units=coa,no_units=coa", baselines=False),
     "reasoning": Table("musique", 30, "memwalker,bare=memwalker", baselines=False),
-    "notebooks": Table("musique", 10, "graphreader,one_notebook=graphreader", baselines=False),
+    "notebooks": Table("hotpotqa", 40, "graphreader,one_notebook=graphreader", baselines=False),
+    # One worker reads what fits: what is lost by the summary, not by cutting.
+    "summary": Table("hotpotqa", 40, "coa,full", baselines=False, window=4096),
 }
 
 
@@ -67,7 +71,7 @@ def arguments(table: Table, data: Path, items: int | None, scorer: str) -> list[
     generated = table.set in ("needle", "babilong")
     made = [
         table.set if generated else str(data / f"{table.set}.dev.jsonl.gz"),
-        *("--strategy", table.strategies, "--window", "2048"),
+        *("--strategy", table.strategies, "--window", str(table.window)),
     ]
     if not table.baselines:
         made.append("--no-baselines")
@@ -102,7 +106,7 @@ def main() -> int:
     for name in given.only or TABLES:
         table = TABLES[name]
         if given.strategies:
-            table = Table(table.set, table.items, given.strategies, baselines=False)
+            table = replace(table, strategies=given.strategies, baselines=False)
         command = [
             *("reader", "eval", *arguments(table, given.data, given.items, given.scorer)),
             *("--model", given.model, "--log-dir", str(given.logs / name)),

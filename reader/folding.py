@@ -141,23 +141,24 @@ def whole_words(text: str, start: int, end: int) -> bool:
 
 def same_facts(one: str, other: str) -> bool:
     """Two texts in lower case have the same numbers and the same count of negations."""
-    return _numbers(one) == _numbers(other) and _negations(one) == _negations(other)
+    return numbers(one) == numbers(other) and _negations(one) == _negations(other)
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a text in order: figures without their commas, small numbers in words."""
+    found = _FIGURES_OR_WORD.finditer(text.lower())
+    read = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)
+    return [number for number in read if number]
 
 
 def numbers_stand_in(part: str, text: str) -> bool:
     """Every number of the one is in the other."""
-    return set(_numbers(part.lower())) <= set(_numbers(text.lower()))
+    return set(numbers(part)) <= set(numbers(text))
 
 
 def denies(part: str) -> bool:
     """There is a negation in it."""
     return _negations(part.lower()) > 0
-
-
-def _numbers(text: str) -> list[str]:
-    found = _FIGURES_OR_WORD.finditer(text)
-    numbers = (m[1].replace(",", "") if m[1] else _NUMBERS.get(m[0]) for m in found)
-    return [number for number in numbers if number]
 
 
 def _negations(text: str) -> int:

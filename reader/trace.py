@@ -19,6 +19,7 @@ StepLevel: TypeAlias = Literal[
     "joined",
     "split",
     "unchanged",
+    "invented",
     "kept",
     "direct",
     "failed",

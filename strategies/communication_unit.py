@@ -34,6 +34,7 @@ from reader.prompts import Prompt, fence
 from reader.strategy import Reading
 
 from .echo import without_prompt
+from .invention import is_invented
 
 UNCHANGED = "UNCHANGED"
 QUOTE_TOKENS = 200  # room for the quotes of one reply, beside the communication unit
@@ -170,6 +171,8 @@ async def _read(
             quotes=first.quotes + second.quotes,
         )
     if after.outcome == "read" and after.text != before.text:
+        if is_invented(after.text, form.question, text, before.text):
+            return replace(after, text=before.text, tokens=before.tokens, level="invented")
         after = await _guard(reading, form, before, after, text, tokens, seed)
     return after
 

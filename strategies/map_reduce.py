@@ -35,6 +35,7 @@ from .final_answer import (
     status_of,
     unanswered,
 )
+from .invention import is_invented
 from .map_reduce_plan import LABEL_TOKENS, NOTHING, PROMPTS, MapReduceOptions, Plan
 from .waves import (
     PIECE_FAILED,
@@ -219,6 +220,10 @@ async def ask_chunk(reading: Reading, start: int, end: int, tokens: int) -> Piec
     if says_nothing_found(said):
         reading.saw_reply("note", 0)
         return Piece(written=written, finish_reason=reply.finish_reason)
+    text = reading.document.text[start:end]
+    if not standing(plan, quotes, start, end) and is_invented(said, plan.form.question, text):
+        reading.saw_reply("note", 0)
+        return Piece(written=written, level="invented", finish_reason=reply.finish_reason)
     cut = reply.finish_reason == "length" and not quotes
     said = (trim_to_sentence(said)[0] or said) if cut else said
     tokens_noted = _tokens(said, quotes, reply)
@@ -239,6 +244,12 @@ def _tokens(said: str, quotes: Sequence[str], reply: ChatReply) -> int:
     return min(reply.completion_tokens or size, size) + LABEL_TOKENS
 
 
+def standing(plan: Plan, quotes: Sequence[str], start: int, end: int) -> list[str]:
+    """The quotes that stand in their chunk."""
+    matches = [(quote, plan.finder.find(quote, within=(start, end))) for quote in quotes]
+    return [quote for quote, match in matches if match and match.kind != "elsewhere"]
+
+
 def items(reading: Reading, level: int) -> list[dict[str, Any]]:
     """The notes of a round that say something: those of the chunks, or the combined ones."""
     notes = [note for _, _, note in reading.store.notes(reading.run_id, level)]
@@ -250,11 +261,8 @@ def rendered(reading: Reading, notes: Sequence[dict[str, Any]]) -> str:
     plan: Plan = reading.plan
     lines = []
     for number, note in enumerate(notes, start=1):
-        said = [note["text"]]
-        for quote in note["quotes"]:
-            match = plan.finder.find(quote, within=(note["start"], note["end"]))
-            if match is not None and match.kind != "elsewhere":
-                said.append(f'"{quote}"')
+        quotes = standing(plan, note["quotes"], note["start"], note["end"])
+        said = [note["text"], *(f'"{quote}"' for quote in quotes)]
         lines.append(f"Note {number}:\n{fence(chr(10).join(said), 'note')}")
     return "\n".join(lines)
 

@@ -37,6 +37,7 @@ from reader.prompts import fence
 from reader.strategy import Reading
 from reader.trace import StepLevel
 
+from .invention import is_invented
 from .memagent_plan import EMPTY, GATE_TOKENS, PROMPTS, Plan
 
 LOST_WORDS = 0.5  # share of its content words that a memory may lose in one step
@@ -152,6 +153,10 @@ async def rewrite(reading: Reading, plan: Plan, before: Memory, segment: Segment
         if not await _adds(reading, plan, before, segment):
             return replace(before, outcome="read", calls=1, level="unchanged")
     after = await _ask(reading, plan, before, segment)
+    text = reading.document.text[segment.start : segment.end]
+    if after.said and is_invented(after.text, plan.problem, text, before.text):
+        kept = replace(before, calls=after.calls + calls, quotes=after.quotes)
+        return replace(kept, level="invented", written=after.written)
     if after.outcome == "read" and plan.options.guard:
         after = await _guard(reading, plan, before, after)
     if after.finish_reason == "length" and not plan.options.quotes:

@@ -26,6 +26,7 @@ from reader.prompts import Prompt, fence, load_prompts
 from reader.strategy import Reading
 from reader.trace import StepLevel
 
+from .invention import is_invented
 from .slots_reply import ask_for_slots
 
 PROMPTS = load_prompts("reader.strategies", "slots")
@@ -208,6 +209,12 @@ async def _ask(
     after = [
         _after(form, slot, reply.texts.get(i), level, cut=reply.cut and i == last)
         for i, slot in enumerate(before)
+    ]
+    after = [
+        replace(old, level="invented")
+        if new.text != old.text and is_invented(new.text, question, text, old.text)
+        else new
+        for question, old, new in zip(form.questions, before, after, strict=True)
     ]
     return await _sized(reading, form, before, after), reply.calls
 

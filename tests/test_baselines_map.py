@@ -104,7 +104,7 @@ def test_the_chunks_are_read_side_by_side(store):
 
 def test_invented_quotes_never_reach_the_reduce(store):
     def invents(request):
-        return "It says 333.\nQuote: The dragon slept beneath the mountain for years."
+        return "It tells of a beast.\nQuote: The dragon slept beneath the mountain for years."
 
     by = script(map=invents)
     answer = ask("map_reduce", by, store)

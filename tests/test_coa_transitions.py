@@ -36,11 +36,11 @@ def test_chunks_are_read_once_unless_it_is_wanted_and_nothing_was_found(store, u
 
 
 def test_a_deadline_that_passes_before_the_judge_leaves_the_longest_notes(store, monkeypatch):
-    numbers = itertools.count()
+    words = map("".join, itertools.product("abcdefgh", repeat=4))
 
     def worker(request: ChatRequest) -> str:
         more = " and she is the keeper of the lighthouse" * ("part 5 is" in said(request))
-        return f"Note {next(numbers)}: Anna has the golden key{more}."
+        return f"Note {next(words)}: she has the golden key{more}."
 
     script = Script(worker=worker)
     late = property(lambda self: 100.0 if len(script.prompts("worker")) == 10 else 0.0)

@@ -26,6 +26,7 @@ HELPED = {
     "joined": "joined to the note before",
     "split": "read in parts",
     "unchanged": "nothing new",
+    "invented": "made up, nothing of it stands there: left out",
     "kept": "the note before was kept",
     "direct": "answered directly",
     "failed": "the call failed",
