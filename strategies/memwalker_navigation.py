@@ -250,7 +250,7 @@ def _wrong(reading: Reading, said: Any) -> str | None:
     if said.action != ANSWER:
         return None
     answer = clean(said.answer)
-    if is_refusal_or_empty(answer):
+    if is_refusal_or_empty(answer) and not says_nothing_found(getattr(said, "reasoning", "")):
         return "action -2 needs an answer; use -1 if this part does not tell it."
     nothing = says_nothing_found(answer)
     if reading.choices and not nothing and parse_choice(answer, reading.choices) is None:

@@ -261,15 +261,17 @@ def test_a_best_effort_that_says_nothing_is_not_found(store, closing):
     assert (answer.text, answer.status) == ("Not found in the document.", "not_found")
 
 
-def test_an_answer_whose_reasoning_says_that_nothing_is_told_is_going_back(store):
+@pytest.mark.parametrize("given", ["1", ""])
+def test_an_answer_whose_reasoning_says_that_nothing_is_told_is_going_back(store, given):
     script = Script(
         leaf=json.dumps(
-            {"reasoning": "The text does not provide the name.", "action": -2, "answer": "1"}
+            {"reasoning": "The text does not provide the name.", "action": -2, "answer": given}
         )
     )
     answer = run(script, store, tale(3))
     assert answer.text == "the best effort"
     assert len(script.prompts("leaf")) > 1
+    assert answer.usage.reasked == 0
 
 
 def test_the_walk_is_capped(store):
