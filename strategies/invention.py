@@ -17,23 +17,34 @@ KNOWN_BY = 4  # letters: other endings make no other word
 _MARKER = re.compile(r"\A\W*(?:\d{1,2}[.):]\s)?\W*")
 
 
-def is_invented(said: str, question: str, *read: str) -> bool:
+def is_invented(said: str, question: str, text: str, before: str = "") -> bool:
     """Whether a note names things beyond the question of which none stands in what was read.
-
-    Sentences that stand in ``read`` word for word are not new and do not count.
 
     Args:
         said: The note.
         question: "" where there is none.
-        read: The text that it was made from, and the note before.
+        text: What it was made from.
+        before: The note before; its sentences are not new and do not count.
     """
-    known = [" ".join(text.split()) for text in read]
+    known = " ".join(before.split())
     told = (" ".join(said[start:end].split()) for start, end in sentences(said))
-    new = [sentence for sentence in told if not any(sentence in text for text in known)]
-    asked, stands = _words(question), set().union(*map(_words, read))
+    new = [sentence for sentence in told if sentence not in known]
+    asked = _words(question)
     named = set().union(*map(_named, new)) - asked
+    # Most notes name something that is found at once; the words of a whole chunk take longer.
+    if not named or any(_found(name, read) for read in (before, text) for name in named):
+        return False
+    stands = _words(text) | _words(before)
     words = set().union(*map(_words, new)) - asked
-    return bool(named) and not named & stands and len(words & stands) < len(words) / 2
+    return not named & stands and len(words & stands) < len(words) / 2
+
+
+def _found(name: str, text: str) -> bool:
+    """At a glance; a number in words is not seen."""
+    if name[0].isdigit():
+        return re.search(rf"(?<![\d.]){re.escape(name)}(?![\d])", text.replace(",", "")) is not None
+    end = r"\b" if len(name) < KNOWN_BY else ""
+    return re.search(rf"\b{re.escape(name)}{end}", text.lower()) is not None
 
 
 def _words(text: str) -> set[str]:
