@@ -18,7 +18,9 @@ _MARKER = re.compile(r"\A\W*(?:\d{1,2}[.):]\s)?\W*")
 
 
 def is_invented(said: str, question: str, text: str, before: str = "") -> bool:
-    """Whether a note names things beyond the question of which none stands in what was read.
+    """Whether nothing that a note names beyond the question stands in what was read.
+
+    And of its other words less than half; a note that names nothing is none of these.
 
     Args:
         said: The note.
@@ -40,7 +42,7 @@ def is_invented(said: str, question: str, text: str, before: str = "") -> bool:
 
 
 def _found(name: str, text: str) -> bool:
-    """At a glance; a number in words is not seen."""
+    """Whether a name or number stands in a text; one in words ("twelve") is not seen here."""
     if name[0].isdigit():
         return re.search(rf"(?<![\d.]){re.escape(name)}(?![\d])", text.replace(",", "")) is not None
     end = r"\b" if len(name) < KNOWN_BY else ""

@@ -221,7 +221,8 @@ async def ask_chunk(reading: Reading, start: int, end: int, tokens: int) -> Piec
         reading.saw_reply("note", 0)
         return Piece(written=written, finish_reason=reply.finish_reason)
     text = reading.document.text[start:end]
-    if not standing(plan, quotes, start, end) and is_invented(said, plan.form.question, text):
+    invented = is_invented(said, plan.form.question, text)
+    if invented and not plan.standing(quotes, start, end):
         reading.saw_reply("note", 0)
         return Piece(written=written, level="invented", finish_reason=reply.finish_reason)
     cut = reply.finish_reason == "length" and not quotes
@@ -244,12 +245,6 @@ def _tokens(said: str, quotes: Sequence[str], reply: ChatReply) -> int:
     return min(reply.completion_tokens or size, size) + LABEL_TOKENS
 
 
-def standing(plan: Plan, quotes: Sequence[str], start: int, end: int) -> list[str]:
-    """The quotes that stand in their chunk."""
-    matches = [(quote, plan.finder.find(quote, within=(start, end))) for quote in quotes]
-    return [quote for quote, match in matches if match and match.kind != "elsewhere"]
-
-
 def items(reading: Reading, level: int) -> list[dict[str, Any]]:
     """The notes of a round that say something: those of the chunks, or the combined ones."""
     notes = [note for _, _, note in reading.store.notes(reading.run_id, level)]
@@ -261,7 +256,7 @@ def rendered(reading: Reading, notes: Sequence[dict[str, Any]]) -> str:
     plan: Plan = reading.plan
     lines = []
     for number, note in enumerate(notes, start=1):
-        quotes = standing(plan, note["quotes"], note["start"], note["end"])
+        quotes = plan.standing(note["quotes"], note["start"], note["end"])
         said = [note["text"], *(f'"{quote}"' for quote in quotes)]
         lines.append(f"Note {number}:\n{fence(chr(10).join(said), 'note')}")
     return "\n".join(lines)

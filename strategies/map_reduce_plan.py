@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from reader.chunking import room
@@ -110,6 +112,11 @@ class Plan:
         if self.form.summary:
             return PROMPTS["reduce_summary"].fill(**values)
         return PROMPTS["reduce"].fill(**values, question=self.form.question)
+
+    def standing(self, quotes: Sequence[str], start: int, end: int) -> list[str]:
+        """The quotes that stand in the chunk from ``start`` to ``end``."""
+        matches = [(quote, self.finder.find(quote, within=(start, end))) for quote in quotes]
+        return [quote for quote, match in matches if match and match.kind != "elsewhere"]
 
     @property
     def spare_room(self) -> int:

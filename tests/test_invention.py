@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -40,7 +41,11 @@ def test_a_note_is_made_up_where_nothing_that_it_names_stands(said, question):
         ("The mill was leased in 1921.", "Was the mill leased in 1921?"),
         ("The part says nothing about that.", WHO),
         ("", WHO),
-        ("1. His sister kept the books.", WHO),  # the number of an item
+        ("There is nothing about Zanzibar.", "What is said of Zanzibar?"),  # the question's name
+        ("It must be B.", WHO),  # a letter is no name
+        ("He had 2 of them.", "How many did he have, 2 or 3?"),
+        ("Mr. Mayer's lease was for £41.", WHO),  # one of two stands
+        ("1. Someone else did.", WHO),  # the number of an item
         # Most of it was read: one wrong name is no reason to lose the rest.
         ("His sister kept the books of the mill, and her name was Bertha.", "Who was she?"),
         ("他的妹妹记账。", "谁记账？"),
@@ -54,6 +59,22 @@ def test_what_stands_in_the_note_before_stands():
     assert not is_invented("The mayor was Otto.", "Who was the mayor?", "No names.", "Otto ruled.")
     before = "The mayor was Otto."
     assert is_invented(f"{before} His wife was Emma.", "His wife?", "No names here.", before)
+
+
+def test_a_number_in_words_stands():
+    assert not is_invented("They signed contracts for 12.", "How many?", "Twelve came.")
+
+
+def test_a_unit_in_other_words_that_names_what_the_one_before_names_is_a_new_unit(store):
+    def worker(request):
+        second = "part 2 is" in request.messages[-1].content
+        return "Known so far: 111 as fact." if second else "The fact of part 1 is number 111."
+
+    script = {"worker": worker, "manager": lambda request: "111"}
+    model = FunctionModel(lambda r: script[r.purpose](r), window=2048, identity="script")
+    with Reader(model, store=store) as reader:
+        answer = reader.answer(tale(2), "What is it?", strategy="coa", chunk_tokens=60)
+    assert [s.level for s in answer.trace.steps if s.purpose == "worker"] == ["ok", "ok"]
 
 
 QUESTION = "What is the secret number of the lonely-flask?"
@@ -91,7 +112,23 @@ def test_where_everything_was_made_up_nothing_was_found(store, strategy):
     with Reader(FunctionModel(invents, window=2048, identity="script"), store=store) as reader:
         answer = reader.answer(tale(4), QUESTION, strategy=strategy, chunk_tokens=60)
     assert (answer.status, answer.citations) == ("not_found", ())
+    assert answer.usage.depth == (1 if strategy == "map_reduce" else answer.usage.calls)
     assert answer.coverage.share == 1.0
+
+
+def test_quotes_that_stand_outlive_a_summary_that_was_made_up(store):
+    quote = "The road went on over the hill and the wind blew from the sea all day long."
+    note = json.dumps({"adds": True, "quotes": [quote], "summary": "It was in Cambridge in 1745."})
+    script = {"worker": note, "manager": "Not found in the document."}
+    model = FunctionModel(
+        lambda r: asked.append(r) or script[r.purpose], window=2048, identity="s", json_schema=True
+    )
+    asked = []
+    with Reader(model, store=store) as reader:
+        reader.answer(tale(1), "Where was it?", strategy="coa", quotes=True, chunk_tokens=60)
+    last = asked[-1].messages[-1].content
+    assert quote in last
+    assert "Cambridge" not in last
 
 
 def test_a_quote_that_stands_keeps_a_note_of_map_reduce(store):
