@@ -51,7 +51,8 @@ def triage_form(plan: Plan, legal: Sequence[int], two: int) -> Any:
         return Literal[tuple(legal)]  # a bare integer
     fields: dict[str, Any] = {}
     if plan.options.reasoning:
-        fields["reasoning"] = (str, _text("compares the summaries, briefly", 600))
+        most = min(600, 3 * plan.reply_tokens)
+        fields["reasoning"] = (str, _text("compares the summaries, briefly", most))
     fields["action"] = (Literal[tuple(legal)], Field(description="the number of the part"))
     if two:
         seconds = tuple(range(BACK, two))
@@ -74,20 +75,24 @@ def leaf_prompt(plan: Plan, text: str, background: str, notes: Sequence[str]) ->
 
 
 def leaf_form(plan: Plan) -> Any:
-    """The type of a leaf's reply, reasoning first."""
-    options = plan.options
+    """The type of a leaf's reply, reasoning first.
+
+    Its texts fit the cap together: three characters a token, the rest is the form's own.
+    """
+    options, most = plan.options, plan.reply_tokens
     legal = (BACK, ANSWER, NOTE) if options.notes else (BACK, ANSWER)
     fields: dict[str, Any] = {}
     if options.reasoning:
-        fields["reasoning"] = (str, _text("what this part tells about the question, briefly", 600))
+        about = "what this part tells about the question, briefly"
+        fields["reasoning"] = (str, _text(about, min(600, most)))
     if options.quotes:
         about = "sentences of this part that prove it, copied word for word"
         fields["quotes"] = (list[str], Field(default_factory=list, description=about))
     about = "-1 goes back, -2 answers" + (", -3 notes a piece" if options.notes else "")
     fields["action"] = (Literal[legal], Field(description=about))
-    fields["answer"] = (str, _text("the answer with -2, else empty", 1200))
+    fields["answer"] = (str, _text("the answer with -2, else empty", min(1200, 2 * most)))
     if options.notes:
-        fields["note"] = (str, _text("the piece with -3, else empty", 600))
+        fields["note"] = (str, _text("the piece with -3, else empty", min(600, most)))
     return create_model("Leaf", **fields)
 
 

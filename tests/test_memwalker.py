@@ -775,6 +775,20 @@ def test_the_faithful_form_reasons_first_and_must_choose(store):
     assert leaf.json_schema["properties"]["action"]["enum"] == [-1, -2]
 
 
+@pytest.mark.parametrize("window", [1024, 2048, 8192])
+def test_texts_as_long_as_the_form_allows_fit_the_cap_of_a_reply(store, window):
+    script = Script()
+    run(script, store, json_schema=True, model_window=window, notes=True)
+    for request in (script.requests("triage")[0], script.requests("leaf")[0]):
+        form = request.json_schema["properties"]
+        most = {name: field.get("maxLength", 0) for name, field in form.items()}
+        # The form's own signs take some seven tokens a field, English some four characters a token.
+        # A note and an answer are never both asked for.
+        longest = sum(most.values()) - most.get("note", 0)
+        assert longest / 4 + 7 * len(form) <= request.max_tokens
+        assert all(length >= 64 for length in most.values() if length)
+
+
 # Limits ----------------------------------------------------------------------------------
 
 
