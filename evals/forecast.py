@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from reader.budget import Budget, Estimate, Frozen
@@ -91,7 +91,7 @@ async def forecast(
     batches: Iterable[Batch],
     reader: Reader,
     info: ModelInfo,
-    done: Mapping[str, set[str]],
+    done: Mapping[str, Container[str]],
     keys: Mapping[tuple[str, int, str], str],
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Forecast]:
@@ -102,7 +102,7 @@ async def forecast(
         batches: Its items; their ``tokens`` are filled in.
         reader: With the model and the store.
         info: The model's.
-        done: Ids of finished items by the key of their task.
+        done: Finished items, by id, by the key of their task.
         keys: Keys of tasks by set, seed and label.
         on_step: Called after each estimate.
 
@@ -114,7 +114,7 @@ async def forecast(
     for batch in batches:
         await _count(batch, info)
         for entrant in plan.entrants:
-            finished = done.get(keys[batch.name, batch.seed, entrant.label], set())
+            finished = done.get(keys[batch.name, batch.seed, entrant.label], ())
             for item in batch.items:
                 now = found[entrant.label]
                 if item.id in finished:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .outcome import Outcome
+from .results import Finished
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,22 +21,25 @@ class EvaluationProgress:
 
     Args:
         rounds: What runs.
-        done: Ids of items that were finished before, by key.
+        done: What was finished before, by id, by key; the scores shown are those of all.
         enabled: False shows nothing.
     """
 
     def __init__(
-        self, rounds: Sequence[Round], done: Mapping[str, set[str]], *, enabled: bool = True
+        self,
+        rounds: Sequence[Round],
+        done: Mapping[str, Mapping[str, Finished]],
+        *,
+        enabled: bool = True,
     ) -> None:
         self._rounds = rounds
+        ids = {each.key: {item.id for item in each.batch.items} for each in rounds}
         self._done = {
-            each.key: len(done.get(each.key, set()) & {item.id for item in each.batch.items})
-            for each in rounds
+            key: {name: found for name, found in done.get(key, {}).items() if name in ids[key]}
+            for key in ids
         }
-        self._sum = dict.fromkeys(self._done, 0.0)
-        self._new = dict.fromkeys(self._done, 0)
-        self._failed = dict.fromkeys(self._done, 0)
-        self._seconds = dict.fromkeys(self._done, 0.0)
+        self._new = dict.fromkeys(ids, 0)
+        self._seconds = dict.fromkeys(ids, 0.0)
         self._enabled = enabled
 
     def __enter__(self) -> Self:
@@ -61,7 +65,7 @@ class EvaluationProgress:
             self._tasks[each.key] = self._bars.add_task(
                 name,
                 total=len(each.batch.items),
-                completed=self._done[each.key],
+                completed=len(self._done[each.key]),
                 said="",
             )
         self._bars.start()
@@ -75,22 +79,23 @@ class EvaluationProgress:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, each: Round, outcome: Outcome, value: float) -> None:
-        """One question is done."""
+    def __call__(self, each: Round, item: str, outcome: Outcome, value: float) -> None:
+        """One question is done; one that was done before is not counted twice."""
         key = each.key
+        done = self._done[key]
+        again = item in done
+        done[item] = Finished(value, outcome.wrong)
         self._new[key] += 1
-        self._sum[key] += value
-        self._failed[key] += outcome.wrong
         self._seconds[key] += outcome.seconds
-        count = self._new[key]
-        said = f"score {self._sum[key] / count:.2f}, {self._seconds[key] / count:.1f} s a question"
-        if self._failed[key]:
-            said += f", {self._failed[key]} failed"
-        completed = self._done[key] + self._new[key]
+        completed, failed = len(done), sum(found.wrong for found in done.values())
+        mean = sum(found.quality for found in done.values()) / completed
+        said = f"score {mean:.2f}, {self._seconds[key] / self._new[key]:.1f} s a question"
+        if failed:
+            said += f", {failed} failed"
         self._bars.update(self._tasks[key], completed=completed, said=said)
         if outcome.failure is not None:
             self._say(f"{each.entrant.label}: {outcome.failure.type}: {outcome.failure.message}")
-        if not self._draws and completed >= len(each.batch.items):
+        if not self._draws and not again and completed >= len(each.batch.items):
             self._say(f"{each.batch.name} {each.entrant.label}: {completed} done, {said}")
 
     def _say(self, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reader.errors import InputError
 
@@ -38,14 +38,28 @@ def read_rows(log_dir: str | Path) -> list[Row]:
     return as_with_an_empty_store(found.values())
 
 
-def finished(log_dir: str | Path) -> dict[str, set[str]]:
-    """Ids of finished items by the key of their task; empty where there is no log."""
-    done: dict[str, set[str]] = {}
+class Finished(NamedTuple):
+    """What the progress of a resumed evaluation goes on from.
+
+    Attributes:
+        quality: Score of the item, 0 to 1.
+        wrong: It failed, timed out or was empty.
+    """
+
+    quality: float
+    wrong: bool
+
+
+def finished(log_dir: str | Path) -> dict[str, dict[str, Finished]]:
+    """Finished items by id, by the key of their task; empty where there is no log."""
+    done: dict[str, dict[str, Finished]] = {}
     for log in _logs(log_dir):
         about = _about(log)
         for sample in log.samples or ():
             if _is_finished(sample):
-                done.setdefault(about["key"], set()).add(str(sample.id))
+                score = (sample.scores or {})["quality"].as_float()
+                found = Finished(score, _outcome(sample).wrong)
+                done.setdefault(about["key"], {})[str(sample.id)] = found
     return done
 
 

@@ -34,7 +34,7 @@ from .scorer import Key, quality
 from .solver import Halt, Library, reading
 
 Display = Literal["full", "rich", "plain", "log", "none"]
-OnScore: TypeAlias = "Callable[[Round, Outcome, float], None]"
+OnScore: TypeAlias = "Callable[[Round, str, Outcome, float], None]"
 
 
 class EvaluationFailed(ReaderError):
@@ -88,7 +88,7 @@ def run(
         model_name: For people.
         at_once: Questions read at once.
         display: inspect's way to show progress.
-        on_score: Called for each question that is done: set, seed, label, outcome, score.
+        on_score: Called for each question that is done: its round, id, outcome, score.
 
     Returns:
         Headers of the logs.

@@ -30,7 +30,7 @@ class Key:
     def __init__(
         self,
         items: Mapping[str, tuple[Item, Document]],
-        on_score: Callable[[Outcome, float], None] | None = None,
+        on_score: Callable[[str, Outcome, float], None] | None = None,
     ) -> None:
         self.items = items
         self.on_score = on_score
@@ -58,7 +58,7 @@ def quality(metric: str | None = None, key: Key | None = None) -> Scorer:
         outcome = Outcome.model_validate(given)
         made = graded(item, document, outcome, metric)
         if key is not None and key.on_score is not None:
-            key.on_score(outcome, made.as_float())
+            key.on_score(item.id, outcome, made.as_float())
         return made
 
     return grade

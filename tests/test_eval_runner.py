@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from reader.evals.forecast import Forecast
 from reader.evals.plan import entrants
 from reader.evals.results import finished, read_rows
 from scripts import no_waiting
-from servers import NEVER, LocalServer, Reply, empty_body, ok, server_error, wrong_key
+from servers import NEVER, LocalServer, Reply, empty_body, failing, ok, server_error, wrong_key
 
 MAIN = "from reader.cli import main; main()"
 
@@ -86,6 +87,22 @@ def test_every_strategy_and_the_baselines_answer_and_a_second_run_asks_nothing(e
     assert Counter(r.label for r in rows) == {"coa": 3, "closed_book": 3, "full": 3, "rag": 3}
     assert all(0 < r.quality < 1 for r in rows)
     assert sum(r.usage.calls for r in rows if r.usage) == asked
+
+
+def test_the_progress_of_a_resumed_run_counts_what_was_finished_before(evaluate):
+    """One answer is right, one fails; the third, in the second run, is wrong."""
+    said = {"fact1": ok("333"), "fact2": failing(400), "fact3": ok("1")}
+
+    def reply(body: dict[str, Any]) -> Reply:
+        text = json.dumps(body["messages"])
+        return next(r for fact, r in said.items() if fact in text)
+
+    with LocalServer(reply) as server:
+        evaluate(server, "-s", "full", "--no-baselines", "--limit", "2")
+        again = evaluate(server, "-s", "full", "--no-baselines")
+    mean = statistics.fmean(row.quality for row in read_rows(evaluate.logs))
+    assert f"3 done, score {mean:.2f}" in again.output
+    assert "1 failed" in again.output
 
 
 def test_the_estimate_comes_first_and_without_a_terminal_nothing_is_spent(evaluate):
