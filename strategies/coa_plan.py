@@ -130,9 +130,7 @@ class Plan:
     async def measure(self) -> int:
         """Count the fixed parts of the prompts; returns the tokens of a chunk."""
         count = self.reading.info.counter.count_messages
-        typed = ""
-        if self.options.quotes and not self.reading.info.json_schema:
-            typed = "\n\n" + instructions(WorkerNote)
+        typed = f"\n\n{instructions(WorkerNote)}" if self.options.quotes else ""
         fixed = await count([("user", self.form.prompt("", "") + typed)])
         self.form = replace(self.form, fixed_tokens=fixed)
         self.manager_tokens = await count([("user", self.manager_prompt("", [], unknown=True))])

@@ -182,7 +182,7 @@ class Plan:
         prompt = PROMPTS[kind]
         names = prompt.template.get_identifiers()
         form = REPLIES.get(kind)
-        words = instructions(form) if form and not self.reading.info.json_schema else ""
+        words = instructions(form) if form else ""
         return f"{prompt.fill(**dict.fromkeys(names, ''))}\n\n{words}"
 
     def around(self, kind: Kind) -> int:

@@ -129,9 +129,7 @@ class Plan:
             InvalidOption: ``chunk_tokens`` does not fit; says how many do.
         """
         count = self.reading.info.counter.count_messages
-        typed = ""
-        if form is not None and not self.reading.info.json_schema:
-            typed = "\n\n" + instructions(form)
+        typed = "" if form is None else f"\n\n{instructions(form)}"
         self.fixed_tokens = await count([("user", self.prompt("", "") + typed)])
         extras = PROMPTS["again"].fill() + PROMPTS["echo"].fill()
         self.extra_tokens = await count([("user", extras)])

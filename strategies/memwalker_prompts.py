@@ -98,7 +98,7 @@ def leaf_form(plan: Plan) -> Any:
 
 async def measure_walk(plan: Plan) -> tuple[int, int]:
     """Tokens of the two prompts of the walk as they are asked, without what they show."""
-    reading, count = plan.reading, plan.reading.info.counter.count_messages
+    count = plan.reading.info.counter.count_messages
     legal = [*([BACK] if plan.options.none_of_these else []), *range(plan.children)]
     filled = (
         (triage_prompt(plan, (), (), False, 1.0), triage_form(plan, legal, 0)),
@@ -106,8 +106,7 @@ async def measure_walk(plan: Plan) -> tuple[int, int]:
     )
     sizes = []
     for prompt, form in filled:
-        words = "" if reading.info.json_schema else instructions(form)
-        sizes.append(await count([("user", f"{prompt}\n\n{words}")]))
+        sizes.append(await count([("user", f"{prompt}\n\n{instructions(form)}")]))
     return sizes[0], sizes[1]
 
 

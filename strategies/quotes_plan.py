@@ -73,7 +73,7 @@ class Plan:
             InvalidOption: ``chunk_tokens`` does not fit.
         """
         count = self.reading.info.counter.count_messages
-        words = "" if self.reading.info.json_schema else instructions(Sentences)
+        words = instructions(Sentences)
         self.quote_tokens = await count([("user", f"{self.quote_prompt('')}\n\n{words}")])
         self.answer_tokens = await count([("user", self.answer_prompt([]))])
         fits = partial(room, self.window, memory_tokens=0)

@@ -102,6 +102,7 @@ async def _object(
         request,
         form,
         can_enforce=True,
+        told=True,
         max_reasks=1,
         validate=lambda value: None if texts(value) else "every field is empty",
         counts=reading.ledger,

@@ -159,19 +159,20 @@ class TestLadder:
 
 
 class TestEnforcing:
-    def test_the_schema_goes_with_the_request_and_the_prompt_stays(self):
-        _, _, model = ask(json.dumps(GOOD), can_enforce=True)
+    @pytest.mark.parametrize("can_enforce", [True, False])
+    def test_the_form_stands_under_the_prompt_enforced_or_not(self, can_enforce):
+        """A model that does not know of it writes blanks up to its cap, which a schema allows."""
+        _, _, model = ask(json.dumps(GOOD), can_enforce=can_enforce)
+        (request,) = model.requests
+        assert request.json_schema == (endpoint_schema(Note) if can_enforce else None)
+        assert request.messages[-1].content == f"Read this.\n\n{instructions(Note)}"
+        assert request.prompt_tokens == 9
+
+    def test_a_prompt_that_tells_the_form_stays_as_it_is(self):
+        _, _, model = ask(json.dumps(GOOD), can_enforce=True, told=True)
         (request,) = model.requests
         assert request.json_schema == endpoint_schema(Note)
         assert request.messages == REQUEST.messages
-        assert request.prompt_tokens == 9
-
-    def test_without_it_the_form_stands_under_the_prompt(self):
-        _, _, model = ask(json.dumps(GOOD))
-        (request,) = model.requests
-        assert request.json_schema is None
-        assert request.messages[-1].content == f"Read this.\n\n{instructions(Note)}"
-        assert request.prompt_tokens is None
 
     def test_an_endpoint_that_refuses_schemas_is_asked_in_words(self):
         answer, _, model = ask(RequestRefused("no"), "?", json.dumps(GOOD), can_enforce=True)

@@ -50,6 +50,7 @@ async def typed_reply(
     form: type[T],
     *,
     can_enforce: bool,
+    told: bool = False,
     max_reasks: int = 3,
     validate: Callable[[T], str | None] | None = None,
     counts: Ledger,
@@ -59,10 +60,13 @@ async def typed_reply(
 
     Args:
         model: The model to ask.
-        request: The prompt; what the reply must look like is added here.
+        request: The prompt; what the reply must look like is added here, in ``instructions``.
+            Its ``prompt_tokens``, where the caller knows them, are those with the form.
         form: A pydantic model, or any type that pydantic can validate.
-        can_enforce: The endpoint enforces a JSON schema. Should it refuse one all the same, this
-            reply is asked for in words.
+        can_enforce: The endpoint enforces a JSON schema. It is asked for in words all the same:
+            a model that does not know of the form writes blanks up to its cap, which a schema
+            allows. Should the endpoint refuse schemas, the words are all there is.
+        told: The prompt says already what the reply must look like.
         max_reasks: Times that the model is asked again after a reply that cannot be understood.
         validate: Says what is wrong with a value, for the model to read, None if nothing is.
         counts: Where the reply is counted as structured, repaired, reasked, forced.
@@ -74,15 +78,16 @@ async def typed_reply(
             form. Where asking again does not fit the window or the budget, it is left out.
     """
     parser = _Parser(form, validate)
-    enforced = replace(request, json_schema=endpoint_schema(form)) if can_enforce else None
-    asked_in_words = _with_words(request, instructions(form))
+    schema = endpoint_schema(form) if can_enforce else None
+    asked = request if told else _with_words(request, instructions(form))
     try:
-        reply = await model.generate(enforced or asked_in_words)
+        reply = await model.generate(replace(asked, json_schema=schema))
     except RequestRefused:
-        if enforced is None:
+        if schema is None:
             raise
-        enforced = None
-        reply = await model.generate(asked_in_words)
+        schema = None
+        reply = await model.generate(asked)
+    bare = replace(request, json_schema=schema)  # asked again, the words stand at the end
     counts.structured += 1
     calls = 1
     while True:
@@ -94,7 +99,7 @@ async def typed_reply(
             )
         if calls > max_reasks:
             break
-        again = _ask_again(enforced or request, reply.text, error, instructions(form), calls)
+        again = _ask_again(bare, reply.text, error, instructions(form), calls)
         try:
             reply = await model.generate(again)
         except (ContextOverflow, LimitReached, RequestRefused):
@@ -115,7 +120,7 @@ async def typed_reply(
 def _with_words(request: ChatRequest, words: str) -> ChatRequest:
     *before, last = request.messages
     last = last._replace(content=f"{last.content}\n\n{words}")
-    return replace(request, messages=(*before, last), prompt_tokens=None, json_schema=None)
+    return replace(request, messages=(*before, last))
 
 
 def _ask_again(
