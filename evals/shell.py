@@ -185,7 +185,8 @@ def _run(
     left = sum(row.items for row in expected)
     before = sum(row.finished for row in expected)
     if before:
-        typer.echo(f"{before} questions are finished already and are not asked again.")
+        said = "1 question is" if before == 1 else f"{before} questions are"
+        typer.echo(f"{said} finished already and not asked again.")
     if left and not yes:
         _confirm()
     with EvaluationProgress(todo, done, enabled=not quiet) as progress:

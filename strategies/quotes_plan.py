@@ -39,7 +39,9 @@ class Sentence(BaseModel):
 class Sentences(BaseModel):
     """The reply of the first step."""
 
-    quotes: list[Sentence] = Field(description="empty if no sentence helps")
+    quotes: list[Sentence] = Field(
+        description="every sentence that helps; an empty list only where none does"
+    )
 
 
 class QuotesOptions(AnswerOptions):
