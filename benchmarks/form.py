@@ -25,9 +25,9 @@ from reader.llm.resolve import open_model
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, ModelInfo, OnToken
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "coa, evidence": ("coa", {"preset": "evidence"}),
+    "coa evidence": ("coa", {"preset": "evidence"}),
     "graphreader": ("graphreader", {}),
-    "memagent, revisions": ("memagent", {"preset": "revisions"}),
+    "memagent revisions": ("memagent", {"preset": "revisions"}),
     "memwalker": ("memwalker", {}),
     "quotes": ("quotes", {}),
 }
@@ -61,7 +61,10 @@ class Watched:
             return await self.model.generate(request, on_token)
         if not self.told and len(request.messages) == 1:  # asked again, the form is the error
             *before, last = request.messages
-            last = last._replace(content=WORDS.sub("", last.content))
+            without, found = WORDS.subn("", last.content)
+            if not found:
+                raise SystemExit("A prompt does not end in the words about its form.")
+            last = last._replace(content=without)
             request = replace(request, messages=(*before, last))
         reply = await self.model.generate(request, on_token)
         self.replies.append(reply)
@@ -93,10 +96,14 @@ async def main() -> None:
     parser.add_argument("set")
     parser.add_argument("--model", required=True)
     parser.add_argument("--items", type=int, default=8)
-    parser.add_argument("--methods", default=",".join(METHODS).replace(", ", " "))
+    parser.add_argument("--methods", default=",".join(METHODS))
     given = parser.parse_args()
     items = list(islice(sets.load(given.set), given.items))
-    methods = [m for m in METHODS if m.replace(", ", " ") in given.methods.split(",")]
+    methods = given.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        parser.error(
+            f"no such method: {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}"
+        )
     model = open_model(given.model)
     print("| method | form told | replies | cut | blanks | tokens a reply | score |")
     print("|---|---|--:|--:|--:|--:|--:|")
