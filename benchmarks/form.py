@@ -98,12 +98,15 @@ async def main() -> None:
     parser.add_argument("--items", type=int, default=8)
     parser.add_argument("--methods", default=",".join(METHODS))
     given = parser.parse_args()
-    items = list(islice(sets.load(given.set), given.items))
     methods = given.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(
             f"no such method: {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}"
         )
+    try:
+        items = list(islice(sets.load(given.set), given.items))
+    except ReaderError as error:
+        parser.error(str(error))
     model = open_model(given.model)
     print("| method | form told | replies | cut | blanks | tokens a reply | score |")
     print("|---|---|--:|--:|--:|--:|--:|")

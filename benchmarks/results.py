@@ -116,7 +116,7 @@ def main() -> int:
         if not given.commands:
             code = "from reader.cli import main; main()"
             run = subprocess.run([sys.executable, "-c", code, *command[1:]], check=False)
-            worst = max(worst, run.returncode)
+            worst = max(worst, abs(run.returncode))  # a signal's is negative
     return worst
 
 

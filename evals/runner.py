@@ -115,6 +115,7 @@ def run(
         max_tasks=1,
     )
     if halt.error is not None:
+        halt.error.spent = halt.spent
         raise halt.error
     if len(logs) < len(tasks) or any(log.status == "cancelled" for log in logs):
         raise KeyboardInterrupt  # inspect catches Ctrl-C and gives back what it has

@@ -53,23 +53,48 @@ class Library:
         return self._documents[key]
 
 
+class Halted(Exception):
+    """No more is asked: ``Halt.error`` says why.
+
+    One of its own for each question: the log holds each one's traceback, and those of a model
+    client's errors take inspect seconds apiece to lay out.
+    """
+
+
 class Halt:
-    """Remembers the error that every further question would meet, so that none is asked."""
+    """Remembers the error that every further question would meet, so that none is asked.
+
+    Attributes:
+        error: The first such error.
+        spent: What the questions of this evaluation used, the unfinished ones too.
+    """
 
     name = "halt"
 
     def __init__(self) -> None:
         self.error: ReaderError | None = None
+        self.spent = Usage()
 
     def check(self) -> None:
-        """Raise that error, if there is one."""
+        """Raise ``Halted``, if there was such an error."""
         if self.error is not None:
-            raise self.error
+            raise Halted(self.error.message)
 
     def note(self, error: Exception) -> None:
         """Remember the first error that stops the evaluation."""
         if self.error is None and isinstance(error, STOPPING):
             self.error = error
+
+    def spend(self, used: Usage) -> None:
+        """Count the calls that a question made."""
+        if used.calls:
+            self.spent = Usage(
+                calls=self.spent.calls + used.calls,
+                prompt_tokens=self.spent.prompt_tokens + used.prompt_tokens,
+                completion_tokens=self.spent.completion_tokens + used.completion_tokens,
+                cached_tokens=self.spent.cached_tokens + used.cached_tokens,
+                cost=None if used.cost is None else (self.spent.cost or 0.0) + used.cost,
+            )
 
 
 @solver
@@ -102,7 +127,8 @@ def reading(
         on_error: "raise" leaves errors to inspect (``fail_on_error``, ``retry_on_error``);
             "record" makes them an outcome. Errors that every question would meet are always
             raised.
-        halt: Shared by several solvers: after such an error none of them asks again.
+        halt: Shared by several solvers: after such an error, which it keeps, all of them raise
+            ``Halted`` and none asks again.
         options: Of the strategy, and ``window``, ``chunk_tokens``, ``concurrency``. Those in a
             sample's ``metadata["options"]`` come before them.
 
@@ -140,7 +166,9 @@ def reading(
             outcome = Outcome.of_timeout(timeout, usage=watch.usage, seconds=watch.seconds)
         except Exception as error:
             stop.note(error)
-            if on_error == "raise" or isinstance(error, STOPPING):
+            if isinstance(error, STOPPING) and halt is not None:
+                raise Halted(error.message) from None
+            if isinstance(error, STOPPING) or on_error == "raise":
                 raise
             outcome = Outcome.of_error(error, resumed=watch.resumed, seconds=watch.seconds)
         else:
@@ -148,6 +176,8 @@ def reading(
             outcome = Outcome.of_answer(
                 answer, usage=usage, resumed=watch.resumed, seconds=watch.seconds
             )
+        finally:
+            stop.spend(watch.usage)
         return _record(state, outcome)
 
     return solve

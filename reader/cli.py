@@ -292,10 +292,12 @@ def main() -> None:
     except ReaderError as error:
         typer.echo(f"reader: {error}", err=True)
         if error.spent is not None and error.spent.calls:
+            spent = error.spent
+            dollars = f", ${spent.cost:.4f}" if spent.cost else ""
             typer.echo(
-                f"reader: spent so far: {error.spent.calls} call{'s'[: error.spent.calls != 1]}, "
-                f"{error.spent.prompt_tokens:,} tokens in, "
-                f"{error.spent.completion_tokens:,} out. The same command resumes.",
+                f"reader: spent so far: {spent.calls:,} call{'s'[: spent.calls != 1]}, "
+                f"{spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out{dollars}. "
+                "The same command resumes.",
                 err=True,
             )
         sys.exit(2 if isinstance(error, InputError) else 1)

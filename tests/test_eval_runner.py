@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inspect_ai.log import read_eval_log
 from typer.testing import CliRunner
 
 from conftest import tale
@@ -246,6 +247,12 @@ def test_a_question_that_takes_too_long_is_a_timeout_and_wrong(evaluate):
     assert "3 seconds" in rows["q/2"].failure.message
 
 
+def logged(folder: Path) -> list[Any]:
+    """Samples of inspect's logs."""
+    logs = [read_eval_log(str(path)) for path in folder.glob("*.eval")]
+    return [sample for log in logs for sample in log.samples or ()]
+
+
 def test_what_every_question_would_meet_stops_the_run_and_the_same_command_goes_on(evaluate):
     allowed = threading.Semaphore(2)
 
@@ -257,6 +264,10 @@ def test_what_every_question_would_meet_stops_the_run_and_the_same_command_goes_
         done = evaluate(server, *arguments)
         assert done.exit_code == 1
         assert type(done.exception).__name__ == "AuthenticationFailed"
+        assert done.exception.spent.prompt_tokens == 2 * 10  # of the finished questions
+        failed = [e for sample in logged(evaluate.logs) if (e := sample.error) is not None]
+        assert failed
+        assert all("openai" not in error.traceback for error in failed)
         refused = len(server.calls)
         assert refused <= 2 + 3  # the questions in flight, and nothing after them
         server.answer = None
