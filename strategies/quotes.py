@@ -23,6 +23,7 @@ from reader.evidence import Claim
 from reader.llm.structured import typed_reply
 from reader.llm.types import ChatRequest, Message
 from reader.prompts import versions
+from reader.sentences import around
 from reader.strategy import Closing, Outcome, Reading, Strategy, StrategyOptions
 from reader.tokens import estimated
 
@@ -166,7 +167,7 @@ class QuoteThenAnswer(Strategy[QuotesOptions]):
             status=status_of(result, chunks),
             chunks=chunks,
             claims=tuple(
-                Claim(quote, within=place) for note in notes for quote, place in placed(note)
+                claim(reading.plan, quote, place) for note in notes for quote, place in placed(note)
             ),
             steps=(*chunk_steps(notes, "quote"), *answer_steps(result)),
             choice=result["choice"],
@@ -233,7 +234,7 @@ async def ask_chunk(reading: Reading, start: int, end: int, *, second: bool = Fa
     typed = await typed_reply(
         reading.model,
         request,
-        Sentences,
+        plan.reply,
         can_enforce=reading.info.json_schema,
         max_reasks=1,
         validate=stands,
@@ -284,11 +285,13 @@ def numbered(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _range(plan: Plan, quote: str, start: int, end: int) -> tuple[int, int] | None:
-    """Where a quote stands in its chunk, None where it does not."""
+    """The sentences of a chunk that a quote stands in, None where it does not stand there."""
     match = plan.finder.find(quote, within=(start, end))
     if match is None or match.kind == "elsewhere":
         return None
-    return match.start, min(match.end, match.start + LONGEST_QUOTE)
+    upto = min(match.end, match.start + LONGEST_QUOTE)
+    first, last = around(plan.reading.document.text, match.start, upto)
+    return max(first, start), min(last, end)
 
 
 def standing(plan: Plan, notes: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
@@ -300,6 +303,13 @@ def standing(plan: Plan, notes: Sequence[dict[str, Any]]) -> list[tuple[int, int
         if not ranges or end > ranges[-1][1]:
             ranges.append((start, end))
     return ranges
+
+
+def claim(plan: Plan, quote: str, place: tuple[int, int]) -> Claim:
+    """What is cited: the whole sentences, of which a reply may hold the beginning only."""
+    found = _range(plan, quote, *place)
+    text = plan.reading.document.text
+    return Claim(text[found[0] : found[1]] if found else quote, within=place)
 
 
 def placed(note: dict[str, Any]) -> list[tuple[str, tuple[int, int]]]:

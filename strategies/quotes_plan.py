@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from reader.chunking import room
 from reader.errors import InvalidOption
@@ -25,7 +25,13 @@ from .waves import (
 PROMPTS = load_prompts("reader.strategies", "quotes")
 USUAL_WINDOW = 8192  # that of chain-of-agents, so that both read the same chunks
 SENTENCE_TOKENS = 80  # of a quote with its JSON
+JSON_TOKENS = 20  # of these, what is not the quote
+CHARACTERS = (
+    3  # of a quote for each of its tokens; a sentence that is cut off is found by its start
+)
 NUMBERS = 0.9  # part of a chunk's room that is text; numbers of paragraphs take the rest
+WORD_FOR_WORD = "the sentence, word for word"
+EVERY = "every sentence that helps; an empty list only where none does"
 NOTHING = "(No sentence was found.)"
 
 
@@ -33,15 +39,25 @@ class Sentence(BaseModel):
     """A sentence of the text."""
 
     paragraph: int = Field(default=0, description="number of its paragraph")
-    quote: str = Field(description="the sentence, word for word")
+    quote: str = Field(description=WORD_FOR_WORD)
 
 
 class Sentences(BaseModel):
     """The reply of the first step."""
 
-    quotes: list[Sentence] = Field(
-        description="every sentence that helps; an empty list only where none does"
-    )
+    quotes: list[Sentence] = Field(description=EVERY)
+
+
+def capped(most: int, characters: int) -> type[Sentences]:
+    """The reply with caps that an endpoint can enforce.
+
+    Small models copy whole paragraphs, and their replies are cut off. A longer reply is as good:
+    pydantic does not check the caps.
+    """
+    text = Field(description=WORD_FOR_WORD, json_schema_extra={"maxLength": characters})
+    sentence = create_model("Sentence", __base__=Sentence, quote=(str, text))
+    several = Field(description=EVERY, json_schema_extra={"maxItems": most})
+    return create_model("Sentences", __base__=Sentences, quotes=(list[sentence], several))  # type: ignore[valid-type]
 
 
 class QuotesOptions(AnswerOptions):
@@ -63,7 +79,10 @@ class Plan:
         self.window = min(window, reading.info.window)
         self.form = AnswerForm(reading, self.window, quotes=False)
         cap = max(self.window // 8, 64)
-        self.output_tokens = min(SENTENCE_TOKENS * self.options.most_quotes, cap)
+        most = self.options.most_quotes
+        self.output_tokens = min(SENTENCE_TOKENS * most, cap)
+        each = max(self.output_tokens // most - JSON_TOKENS, JSON_TOKENS)
+        self.reply = capped(most, CHARACTERS * each)
         self.finder = reading.finder
         self.quote_tokens = self.answer_tokens = self.answer_room = 0
 
@@ -75,7 +94,7 @@ class Plan:
             InvalidOption: ``chunk_tokens`` does not fit.
         """
         count = self.reading.info.counter.count_messages
-        words = instructions(Sentences)
+        words = instructions(self.reply)
         self.quote_tokens = await count([("user", f"{self.quote_prompt('')}\n\n{words}")])
         self.answer_tokens = await count([("user", self.answer_prompt([]))])
         fits = partial(room, self.window, memory_tokens=0)

@@ -253,6 +253,25 @@ def test_the_number_of_the_paragraph_tells_equal_sentences_apart(store):
     assert [c.start for c in answer.citations] == [places[1]]
 
 
+def test_a_sentence_cut_off_by_its_cap_is_cited_whole(store):
+    requests = []
+
+    def beginning(request):
+        requests.append(request)
+        found = [FACT[:26]] if part_of(request) == 3 else []
+        return json.dumps({"quotes": [{"paragraph": 1, "quote": said} for said in found]})
+
+    by = script(quote=beginning)
+    with with_model(by, store) as reader:
+        answer = reader.answer(tale(), QUESTION, "quotes", chunk_tokens=60)
+    assert [(c.text, c.match) for c in answer.citations] == [(FACT, "exact")]
+    assert f"- {FACT}" in by.prompts("answer")[0]
+    quotes = requests[0].json_schema["properties"]["quotes"]
+    assert quotes["maxItems"] == 4
+    longest = quotes["items"]["properties"]["quote"]["maxLength"]
+    assert 4 * longest <= 4 * requests[0].max_tokens
+
+
 def test_no_sentence_at_all_means_one_second_look_at_the_likest_chunk(store):
     def reluctant(request):
         return quoted(request) if "comes nearest" in request.messages[-1].content else "[]"

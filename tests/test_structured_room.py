@@ -11,7 +11,7 @@ from reader.llm.schemas import instructions
 from reader.llm.types import ChatRequest
 from reader.strategies.coa_plan import WorkerNote
 from reader.strategies.memagent_revisions import Patches
-from reader.strategies.quotes_plan import Sentences
+from reader.strategies.quotes_plan import capped
 from reader.testing import FunctionModel, WordCounter
 
 TALE = " ".join(f"In part {n} the miller told the carter about fact {n * 111}." for n in range(900))
@@ -38,7 +38,7 @@ def structured_requests(strategy: str, **options: str) -> list[ChatRequest]:
     [
         ("coa", {"preset": "evidence"}, WorkerNote),
         ("memagent", {"preset": "revisions"}, Patches),
-        ("quotes", {}, Sentences),
+        ("quotes", {}, capped(4, 78)),
     ],
 )
 def test_a_full_chunk_and_the_words_of_the_form_fit_what_was_counted(strategy, options, form):
