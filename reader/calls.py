@@ -18,7 +18,7 @@ from reader.strategy import Strategy, StrategyOptions, Together, find_strategy, 
 
 # Raised when the same replies give another answer or other citations: a finished run is then made
 # again, from the replies in the store.
-ANSWER_VERSION = 6
+ANSWER_VERSION = 7
 
 BudgetLike: TypeAlias = "Budget | Mapping[str, float] | str | None"
 
