@@ -44,10 +44,12 @@ class Finished(NamedTuple):
     Attributes:
         quality: Score of the item, 0 to 1.
         wrong: It failed, timed out or was empty.
+        failure: What became of it, where no answer did: the store does not keep that.
     """
 
     quality: float
     wrong: bool
+    failure: Outcome | None = None
 
 
 def finished(log_dir: str | Path) -> dict[str, dict[str, Finished]]:
@@ -58,7 +60,9 @@ def finished(log_dir: str | Path) -> dict[str, dict[str, Finished]]:
         for sample in log.samples or ():
             if _is_finished(sample):
                 score = (sample.scores or {})["quality"].as_float()
-                found = Finished(score, _outcome(sample).wrong)
+                outcome = _outcome(sample)
+                failure = outcome if outcome.answer is None else None
+                found = Finished(score, outcome.wrong, failure)
                 done.setdefault(about["key"], {})[str(sample.id)] = found
     return done
 

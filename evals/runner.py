@@ -14,7 +14,7 @@ defaults are changed, for reasons seen in inspect-ai 0.3.285:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -30,8 +30,9 @@ from reader.session import Reader
 
 from .outcome import Outcome
 from .plan import Batch, Entrant, Plan, fingerprint
+from .results import Finished
 from .scorer import Key, quality
-from .solver import Halt, Library, reading
+from .solver import Earlier, Halt, Library, reading
 
 Display = Literal["full", "rich", "plain", "log", "none"]
 OnScore: TypeAlias = "Callable[[Round, str, Outcome, float], None]"
@@ -72,6 +73,7 @@ def run(
     todo: Sequence[Round],
     reader: Reader,
     *,
+    done: Mapping[str, Mapping[str, Finished]],
     log_dir: Path,
     model_name: str,
     at_once: int,
@@ -84,6 +86,8 @@ def run(
         plan: Limits and the model's name in logs.
         todo: The rounds.
         reader: Answers all questions.
+        done: What the logs hold, by id, by key of the round: a question that failed is not asked
+            again where the round is another one now (a larger ``limit``).
         log_dir: Where the logs of this evaluation are.
         model_name: For people.
         at_once: Questions read at once.
@@ -98,7 +102,10 @@ def run(
         KeyboardInterrupt: likewise.
     """
     halt = Halt()
-    tasks = [_task(plan, each, reader, halt, model_name, on_score) for each in todo]
+    tasks = [
+        _task(plan, each, reader, done.get(each.key, {}), halt, model_name, on_score)
+        for each in todo
+    ]
     complete, logs = eval_set(
         tasks,
         log_dir=str(log_dir),
@@ -152,6 +159,7 @@ def _task(
     plan: Plan,
     each: Round,
     reader: Reader,
+    done: Mapping[str, Finished],
     halt: Halt,
     model_name: str,
     on_score: OnScore | None,
@@ -171,6 +179,7 @@ def _task(
             timeout=plan.timeout,
             on_error="record",
             halt=halt,
+            earlier=Earlier({item: f.failure for item, f in done.items() if f.failure}),
         ),
         scorer=quality(
             key=Key(

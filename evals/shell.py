@@ -194,6 +194,7 @@ def _run(
             plan,
             todo,
             reader,
+            done=done,
             log_dir=log_dir,
             model_name=info.name,
             at_once=info.concurrency,

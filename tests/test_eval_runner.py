@@ -100,7 +100,10 @@ def test_the_progress_of_a_resumed_run_counts_what_was_finished_before(evaluate)
 
     with LocalServer(reply) as server:
         evaluate(server, "-s", "full", "--no-baselines", "--limit", "2")
+        asked = len(server.calls)
         again = evaluate(server, "-s", "full", "--no-baselines")
+    assert "2 questions are finished already and not asked again." in again.output
+    assert len(server.calls) == asked + 1  # nor the one that failed
     mean = statistics.fmean(row.quality for row in read_rows(evaluate.logs))
     assert f"3 done, score {mean:.2f}" in again.output
     assert "1 failed" in again.output
