@@ -2,15 +2,17 @@
 
 Li et al. 2024, arXiv 2406.14550, section 3.2. Holds the rows of the failure table about a single
 chunk: a reply without usable lines is asked for once more, then the chunk's own sentences are its
-facts; a prompt that does not fit is split.
+facts; a prompt that does not fit is split; where a reply is cut off, the sentences after its
+last fact are facts too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from reader.boundaries import halves
 from reader.chunking import Chunk
@@ -22,10 +24,13 @@ from reader.llm.types import ChatReply, ChatRequest, Message
 from reader.prompts import Prompt, fence
 from reader.strategy import Reading
 
-FACTS_VERSION = 1
+FactAndElements: TypeAlias = tuple[str, tuple[str, ...]]
+
+FACTS_VERSION = 2
 MOST_ELEMENTS = 12  # of one fact
 MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 FOREIGN = 0.2  # a fact that shares less of its words with the chunk was not taken from it
+HELD = 0.6  # a sentence is in a fact that has this share of its words
 _NUMBER = re.compile(
     r"\A[\s|]*(?:[-*\u2022]\s*)?(?:\*\*)?(?:fact\s*)?\(?(\d{1,4})\s*[.):|]+\s*", re.IGNORECASE
 )
@@ -77,11 +82,12 @@ class Extraction:
 
     Attributes:
         facts: Pairs of a fact and its key elements.
-        level: "ok", "reasked", "split", or "forced" where its sentences stand in for facts.
+        level: "ok", "repaired" where the reply was cut off and sentences stand in for the rest,
+            "reasked", "split", or "forced" where sentences stand in for all facts.
         calls: Calls in series that it took.
     """
 
-    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    facts: tuple[FactAndElements, ...]
     level: str = "ok"
     calls: int = 1
 
@@ -150,7 +156,7 @@ async def _ask(reading: Reading, form: ExtractionForm, text: str, tokens: int) -
     facts = read_facts(reply, text)
     if facts:
         reading.saw_reply("extract", reply.completion_tokens)
-        return Extraction(facts=facts)
+        return _completed(reading, facts, reply, text)
     if not re.search(r"\w", text):
         return Extraction(facts=())
     shown = clean(reply.text).strip()[:SHOWN_OUTPUT] or "(nothing)"
@@ -171,12 +177,43 @@ async def _ask(reading: Reading, form: ExtractionForm, text: str, tokens: int) -
         reading.ledger.reasked += 1
         facts = read_facts(reply, text)
     if facts:
-        return Extraction(facts=facts, level="reasked", calls=calls)
+        taken = _completed(reading, facts, reply, text)
+        return replace(taken, level="reasked", calls=calls)
     reading.ledger.forced += 1
     return Extraction(facts=sentences_as_facts(text), level="forced", calls=calls)
 
 
-def read_facts(reply: ChatReply, text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _completed(
+    reading: Reading, facts: tuple[FactAndElements, ...], reply: ChatReply, text: str
+) -> Extraction:
+    """The facts of a reply, and what stands in for those that it was cut off before."""
+    if reply.finish_reason != "length":
+        return Extraction(facts=facts)
+    reading.ledger.repaired += 1
+    found = dict(facts)
+    for sentence, elements in sentences_as_facts(after_the_last(facts, text)):
+        found.setdefault(sentence, elements)
+    return Extraction(facts=tuple(found.items()), level="repaired")
+
+
+def after_the_last(facts: Sequence[FactAndElements], text: str) -> str:
+    """The text behind the sentences that the last fact was taken from."""
+    words = set(content_words(facts[-1][0]))
+    ranges = sentences(text)
+    shared = [len(words & set(content_words(text[start:end]))) for start, end in ranges]
+    if not any(shared):
+        return text
+    at = shared.index(max(shared))
+    while at + 1 < len(ranges) and _holds(facts[-1][0], text[slice(*ranges[at + 1])]):
+        at += 1  # a fact of several sentences
+    return text[ranges[at][1] :]
+
+
+def _holds(fact: str, sentence: str) -> bool:
+    return content_overlap(sentence, fact) >= HELD
+
+
+def read_facts(reply: ChatReply, text: str) -> tuple[FactAndElements, ...]:
     """Facts and key elements of a reply's lines; none where it holds nothing of the kind.
 
     A line needs a number, a bullet or bars. The last one is left out where the reply was cut off;
@@ -203,7 +240,7 @@ def read_facts(reply: ChatReply, text: str) -> tuple[tuple[str, tuple[str, ...]]
     return tuple(found.items())
 
 
-def sentences_as_facts(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def sentences_as_facts(text: str) -> tuple[FactAndElements, ...]:
     """The sentences of a text, each with its noun chunks: for a model that takes no facts."""
     said = (" ".join(text[start:end].split()) for start, end in sentences(text))
     return tuple((s, noun_chunks(s)) for s in dict.fromkeys(said) if is_statement(s))

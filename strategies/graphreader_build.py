@@ -62,11 +62,10 @@ async def take_facts(reading: Reading) -> tuple[dict[int, str], int]:
     """
     plan: Plan = reading.plan
     failed: dict[int, str] = {}
-    in_a_row = 0
-    depth = 0
+    in_a_row = depth = cut_off = 0
 
     async def one(chunk: Chunk) -> None:
-        nonlocal in_a_row, depth
+        nonlocal in_a_row, depth, cut_off
         if kept_facts(reading, chunk) is not None:
             return
         try:
@@ -89,9 +88,15 @@ async def take_facts(reading: Reading) -> tuple[dict[int, str], int]:
         reading.store.keep_artifact(key, "atomic facts", taken.to_json())
         if taken.level == "forced":
             reading.warn(f"Chunk {chunk.index + 1} gave no atomic facts: its sentences are used.")
+        cut_off += taken.level == "repaired"
         reading.step_done()
 
     await side_by_side(one, reading.chunks, reading.options.concurrency or reading.info.concurrency)
+    if cut_off:
+        reading.warn(
+            f"The facts of {cut_off} of {len(reading.chunks)} chunks were cut off at their cap:"
+            " the sentences after them are used."
+        )
     return failed, depth
 
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from conftest import tale
 from reader import Reader
 from reader.llm.types import ChatReply
-from reader.strategies.atomic_facts import noun_chunks, read_facts, sentences_as_facts
+from reader.strategies.atomic_facts import (
+    after_the_last,
+    noun_chunks,
+    read_facts,
+    sentences_as_facts,
+)
 from reader.strategies.fact_graph import Fact, FactGraph, build_graph
 from reader.strategies.key_elements import Names, lowercase_words, singular, tokens
 from reader.testing import FunctionModel
@@ -279,6 +284,36 @@ def test_half_a_line_at_the_cap_is_left_out():
     reply = "1. Anna met the miller. | Anna\n2. The miller sold | mil"
     [(fact, _)] = read_facts(ChatReply(text=reply, finish_reason="length"), CHUNK_TEXT)
     assert fact == "Anna met the miller."
+
+
+@pytest.mark.parametrize("finish", ["length", "stop"])
+def test_where_facts_are_cut_off_the_sentences_after_them_are_facts_too(store, finish):
+    """The first part is copied until the cap; the second, of which nothing was said, is found."""
+    doc = (
+        "The miller of Varn had two sons. The elder son went to sea in spring. The carter of Varn"
+        " had one horse. The secret number of quiet-wagon is 4821. The horse was called Bruno."
+    )
+    copied = (
+        "1. The miller of Varn had two sons. | miller\n2. The elder son went to sea. | sea\n3. The"
+    )
+    script = Script(
+        extract=ChatReply(text=copied, finish_reason=finish), initial_nodes=starts("miller")
+    )
+    answer = run(script, store, doc, "What is the secret number?")
+    [shown] = script.prompts("initial_nodes")
+    assert ("wagon" in shown) == ("4821" in shown) == (finish == "length")
+    assert ("horse" in shown) == (finish == "length")
+    told = [w for w in answer.trace.warnings if "1 of 1 chunks were cut off" in w]
+    assert bool(told) == (finish == "length") == answer.usage.repaired
+
+
+def test_the_last_fact_is_found_where_it_shares_most_words():
+    text = "Anna met the tall man. He was old. The dog ran home. It was late. Bert slept well."
+    rest = after_the_last([("Anna met a man, who was old.", ()), ("The dog ran", ())], text)
+    assert rest.strip() == "It was late. Bert slept well."
+    several = [("Anna met the tall man. He was old. The dog ran home.", ())]
+    assert after_the_last(several, text).strip() == "It was late. Bert slept well."
+    assert after_the_last([("Zanzibar is an island.", ())], text) == text
 
 
 def test_sentences_stand_in_for_facts():
