@@ -25,6 +25,7 @@ VARIANTS = {
     "no_units": "manager_sees=none",
     "bare": "reasoning=false",
     "one_notebook": "notebooks=shared",
+    "sentences": "facts=sentences",
 }
 LENGTHS = "4k,8k,16k,32k"
 BOOK = "thoreau_walden.txt"
@@ -61,6 +62,7 @@ TABLES = {
     "units": Table("musique", 30, "coa,all_units=coa,no_units=coa", baselines=False),
     "reasoning": Table("musique", 30, "memwalker,bare=memwalker", baselines=False),
     "notebooks": Table("hotpotqa", 40, "graphreader,one_notebook=graphreader", baselines=False),
+    "facts": Table("hotpotqa", 40, "graphreader,sentences=graphreader", baselines=False),
     # One worker reads what fits: what is lost by the summary, not by cutting.
     "summary": Table("hotpotqa", 40, "coa,full", baselines=False, window=4096),
 }

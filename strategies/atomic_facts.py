@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -31,10 +32,12 @@ MOST_ELEMENTS = 12  # of one fact
 MIN_SPLIT = 100  # characters; a shorter chunk that does not fit is not the chunk's fault
 FOREIGN = 0.2  # a fact that shares less of its words with the chunk was not taken from it
 HELD = 0.6  # a sentence is in a fact that has this share of its words
+COMMON = 0.02  # words of a larger share of the sentences say little about any
 _NUMBER = re.compile(
     r"\A[\s|]*(?:[-*\u2022]\s*)?(?:\*\*)?(?:fact\s*)?\(?(\d{1,4})\s*[.):|]+\s*", re.IGNORECASE
 )
 _BULLET = re.compile(r"\A\s*[-*\u2022]\s+")
+_NAME = re.compile(r"[A-Z]\w*(?:['\u2019]\w+)?(?:\s+(?:of\s+)?[A-Z]\w*)*")
 _MARKS = " \t\"'`*_\u201c\u201d"
 _AGAIN = (
     "That reply cannot be used: it holds no line of the form asked for. Write one line for each"
@@ -52,6 +55,7 @@ class ExtractionForm:
         fixed_tokens: The prompt without the chunk.
         temperature: Of sampling.
         seed: Of sampling, None at temperature 0.
+        by_model: False makes no call: sentences are the facts.
     """
 
     prompt: Prompt
@@ -59,6 +63,7 @@ class ExtractionForm:
     fixed_tokens: int
     temperature: float
     seed: int | None
+    by_model: bool = True
 
     def filled(self, text: str) -> str:
         """The prompt for a text."""
@@ -67,12 +72,12 @@ class ExtractionForm:
 
     def key(self, identity: str, text: str) -> str:
         """Of the facts of a text in the store: whatever decides them, and no question."""
-        parts = (
-            identity,
-            f"{self.prompt.version}/{self.prompt.digest}",
-            f"{self.tokens}/{self.temperature:g}/{self.seed}",
-            hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-        )
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        parts: tuple[str, ...] = ("sentences", digest)
+        if self.by_model:
+            words = f"{self.prompt.version}/{self.prompt.digest}"
+            sampling = f"{self.tokens}/{self.temperature:g}/{self.seed}"
+            parts = (identity, words, sampling, digest)
         return "|".join((f"atomic facts/{FACTS_VERSION}", *parts))
 
 
@@ -246,24 +251,45 @@ def sentences_as_facts(text: str) -> tuple[FactAndElements, ...]:
     return tuple((s, noun_chunks(s)) for s in dict.fromkeys(said) if is_statement(s))
 
 
+def facts_without_model(chunks: Sequence[str]) -> list[tuple[FactAndElements, ...]]:
+    """The sentences of each chunk, with their names, their numbers and their rarer words.
+
+    As in LazyGraphRAG (Microsoft Research, 2024) no model is asked to build the graph.
+    """
+    facts = [sentences_as_facts(text) for text in chunks]
+    counts = Counter(
+        word for said in facts for text, _ in said for word in set(content_words(text))
+    )
+    most = max(COMMON * sum(map(len, facts)), 5)
+    common = {word for word, count in counts.items() if count > most}
+    return [tuple((text, noun_chunks(text, common=common)) for text, _ in said) for said in facts]
+
+
 def is_statement(text: str) -> bool:
     """At least two words that carry meaning, not all of them numbers."""
     words = content_words(text)
     return len(words) >= 2 and not all(word.isdigit() for word in words)
 
 
-def noun_chunks(sentence: str, most: int = 6) -> tuple[str, ...]:
-    """Names (runs of words with a capital) and the longest other words of a sentence.
+def noun_chunks(
+    sentence: str, most: int = 6, common: Collection[str] = frozenset()
+) -> tuple[str, ...]:
+    """Names (runs of words with a capital) and the longest other words that are not common.
 
-    A capital at the beginning says nothing, unless the next word has one too.
+    A capital at the beginning says nothing, unless the next word has one too; nor does "I".
     """
-    names = [
-        m[0]
-        for m in re.finditer(r"[A-Z]\w*(?:['\u2019]\w+)?(?:\s+(?:of\s+)?[A-Z]\w*)*", sentence)
-        if m.start() > 0 or " " in m[0]
-    ]
+    names = []
+    for match in _NAME.finditer(sentence):
+        run = match[0].split()
+        while run and not content_words(run[0]):  # "When Anna"
+            run = run[1:]
+        name = " ".join(run)
+        if len(name) > 1 and (match.start() > 0 or len(run) > 1):
+            names.append(name)
     inside = set(content_words(" ".join(names)))
-    words = dict.fromkeys(w for w in content_words(sentence) if len(w) > 3 and w not in inside)
+    words = dict.fromkeys(
+        w for w in content_words(sentence) if len(w) > 3 and w not in inside | set(common)
+    )
     numbers = [w for w in content_words(sentence) if w[0].isdigit() and w not in inside]
     longest = sorted(words, key=len, reverse=True)
     return tuple(dict.fromkeys([*names, *numbers, *longest]))[:most]

@@ -29,7 +29,7 @@ from reader.trace import Place, Step
 
 from .fact_graph import FactGraph
 from .graphreader_agent import agent_graph
-from .graphreader_build import finish_graph, graph_of, kept_facts, kept_graph, take_facts
+from .graphreader_build import finish_graph, graph_of, kept_graph, missing_facts, take_facts
 from .graphreader_closing import close, similar_chunks
 from .graphreader_plan import PROMPTS, GraphReaderOptions, Plan
 from .graphreader_start import choose_starts, make_plan
@@ -88,9 +88,7 @@ class GraphReader(Strategy[GraphReaderOptions]):
         """
         plan: Plan = reading.plan
         agents, most = plan.agents, plan.calls_of_an_agent
-        new = []
-        if plan.graph is None:
-            new = [chunk for chunk in reading.chunks if kept_facts(reading, chunk) is None]
+        new = missing_facts(reading) if plan.graph is None else []
         text = sum(chunk.tokens for chunk in new)
         mean = text / len(new) if new else 0.0
         facts = self._seen(reading, "extract", min(mean * EXPECTED_FACTS, plan.facts_tokens))
@@ -239,7 +237,7 @@ async def atomic_facts(state: GraphState, runtime: Runtime[Reading]) -> Command[
 async def key_elements(state: GraphState, runtime: Runtime[Reading]) -> Command[Any]:
     """Merge key elements that mean the same; nodes and edges."""
     reading = runtime.context
-    missing = sum(kept_facts(reading, chunk) is None for chunk in reading.chunks)
+    missing = len(missing_facts(reading))
     graph = await finish_graph(reading, complete=not missing)
     cut = missing > len(state["failed"])
     if cut:

@@ -14,7 +14,7 @@ from reader.chunking import Chunk
 from reader.errors import LimitReached, ModelUnavailable
 from reader.strategy import Reading
 
-from .atomic_facts import Extraction, extract
+from .atomic_facts import Extraction, extract, facts_without_model
 from .fact_graph import Fact, FactGraph, build_graph
 from .graphreader_plan import CALL_FAILED, Plan
 
@@ -39,6 +39,13 @@ def kept_graph(reading: Reading) -> FactGraph | None:
         reading.warn("The kept graph is of other chunks and is built anew.")
         return None
     return graph
+
+
+def missing_facts(reading: Reading) -> list[Chunk]:
+    """The chunks that a model has yet to take facts from."""
+    if not reading.plan.form.by_model:
+        return []
+    return [chunk for chunk in reading.chunks if kept_facts(reading, chunk) is None]
 
 
 def kept_facts(reading: Reading, chunk: Chunk) -> Extraction | None:
@@ -66,8 +73,6 @@ async def take_facts(reading: Reading) -> tuple[dict[int, str], int]:
 
     async def one(chunk: Chunk) -> None:
         nonlocal in_a_row, depth, cut_off
-        if kept_facts(reading, chunk) is not None:
-            return
         try:
             taken = await extract(reading, plan.form, chunk)
         except LimitReached:
@@ -91,7 +96,8 @@ async def take_facts(reading: Reading) -> tuple[dict[int, str], int]:
         cut_off += taken.level == "repaired"
         reading.step_done()
 
-    await side_by_side(one, reading.chunks, reading.options.concurrency or reading.info.concurrency)
+    at_once = reading.options.concurrency or reading.info.concurrency
+    await side_by_side(one, missing_facts(reading), at_once)
     if cut_off:
         reading.warn(
             f"The facts of {cut_off} of {len(reading.chunks)} chunks were cut off at their cap:"
@@ -128,9 +134,17 @@ def graph_of(reading: Reading) -> FactGraph:
 
 
 def made_graph(reading: Reading) -> FactGraph:
-    """The graph of the facts that are in the store."""
+    """The graph of the facts that are in the store, or of the sentences."""
     facts: list[Fact] = []
     weak: list[int] = []
+    if not reading.plan.form.by_model:
+        said = facts_without_model([reading.text(chunk) for chunk in reading.chunks])
+        facts = [
+            Fact(chunk.index, text, elements)
+            for chunk, found in zip(reading.chunks, said, strict=True)
+            for text, elements in found
+        ]
+        return build_graph(facts, reading.document.text)
     for chunk in reading.chunks:
         taken = kept_facts(reading, chunk)
         if taken is None:

@@ -67,6 +67,10 @@ class GraphReaderOptions(StrategyOptions):
         default="separate",
         description="shared: one agent with one notebook explores all initial nodes together",
     )
+    facts: Literal["model", "sentences"] = Field(
+        default="model",
+        description="sentences: a graph without a call, of sentences with their names and numbers",
+    )
     start_nodes: int = Field(default=5, ge=1, le=20, description="initial nodes, an agent each")
     max_calls: int = Field(default=10, ge=1, le=50, description="function calls of an agent")
     preselect: int = Field(
@@ -132,6 +136,7 @@ class Plan:
             fixed_tokens=0,
             temperature=options.temperature,
             seed=self.seed,
+            by_model=options.facts == "model",
         )
         self.fixed: dict[str, int] = {}
         self.asked = self.chunk_tokens = 0
@@ -167,7 +172,7 @@ class Plan:
             memory_tokens=self.notebook_tokens + self.plan_tokens + self.history_tokens,
             output_tokens=self.step_tokens,
         )
-        most = min(for_extraction, for_agents)
+        most = min(for_extraction, for_agents) if self.form.by_model else for_agents
         wanted = self.options.chunk_tokens
         if wanted is not None and wanted > most:
             raise InvalidOption(

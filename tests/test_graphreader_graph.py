@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from graphreader_script import CHUNK, QUESTION, Script, run, starts
+from graphreader_script import CHUNK, QUESTION, Script, part_of, run, starts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from reader import Reader
 from reader.llm.types import ChatReply
 from reader.strategies.atomic_facts import (
     after_the_last,
+    facts_without_model,
     noun_chunks,
     read_facts,
     sentences_as_facts,
@@ -314,6 +315,48 @@ def test_the_last_fact_is_found_where_it_shares_most_words():
     several = [("Anna met the tall man. He was old. The dog ran home.", ())]
     assert after_the_last(several, text).strip() == "It was late. Bert slept well."
     assert after_the_last([("Zanzibar is an island.", ())], text) == text
+
+
+def test_a_graph_of_sentences_takes_no_call_and_is_kept(store):
+    script = Script(initial_nodes=starts("333"))
+    first = run(script, store, facts="sentences")
+    assert "extract" not in script.purposes()
+    assert first.text == "number 333"
+    assert 3 in [part_of(r) for r in script.asked if r.purpose == "chunk"]
+    run(script, store, question="What is the fact of part 4?", facts="sentences", max_calls=4)
+    assert "extract" not in script.purposes()
+    run(script, store)
+    assert script.purposes().count("extract") == 5  # facts of the model are another graph
+
+
+def test_a_graph_of_sentences_is_estimated_without_calls_to_build_it(store):
+    model = FunctionModel(Script(), window=4096, json_schema=True)
+    with Reader(model, store=store) as reader:
+        arguments = {"strategy": "graphreader", "chunk_tokens": CHUNK}
+        dear = reader.estimate(tale(), QUESTION, **arguments)
+        cheap = reader.estimate(tale(), QUESTION, facts="sentences", **arguments)
+    assert (dear.preparation_calls, cheap.preparation_calls) == (5, 0)
+    assert cheap.calls == dear.calls - 5
+    assert cheap.depth == dear.depth - 1
+
+
+def test_words_that_many_sentences_have_are_no_key_elements():
+    text = " ".join(f"The harvest of Varn brought barley {n}." for n in range(40))
+    [facts, (last,)] = facts_without_model([text, "The harvest of Varn brought a dragon."])
+    assert len(facts) == 40
+    assert last[1] == ("Varn", "dragon")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "elements"),
+    [
+        ("When I met Anna Berg in Paris, Carl left.", ("Anna Berg", "Paris", "Carl", "left")),
+        ("Anna Berg sold 12 pears.", ("Anna Berg", "12", "pears", "sold")),
+        ("I went.", ("went",)),
+    ],
+)
+def test_names_and_numbers_of_a_sentence(sentence, elements):
+    assert noun_chunks(sentence) == elements
 
 
 def test_sentences_stand_in_for_facts():
