@@ -228,7 +228,7 @@ class ModelTimeout(ModelError):
     """No reply within the time allowed for one call."""
 
     retryable = True
-    default_hint = "Raise the timeout of the model, or make the same call again."
+    default_hint = "If the server is busy, fewer calls at once (concurrency) help."
 
 
 class BadReply(ModelError):

@@ -374,6 +374,14 @@ def test_a_wrong_address_fails_quickly_but_a_server_that_went_away_is_waited_for
     assert run(main) == REPLY
 
 
+def test_a_call_that_is_late_is_made_three_times_at_most():
+    inner = Script(*[ModelTimeout("x")] * 9)
+    with pytest.raises(ModelTimeout) as caught:
+        run(lambda: retrying(inner).generate(request()))
+    assert len(inner.requests) == 3
+    assert "concurrency" in str(caught.value)
+
+
 def test_no_wait_goes_beyond_the_deadline():
     inner, clock = Script(*[ServerFailed("x")] * 9), Clock()
     model = retrying(inner, clock, seconds_left=lambda: 2.5 - clock.now)
@@ -430,15 +438,16 @@ def test_no_more_requests_in_flight_than_slots_and_first_come_first_served():
     assert [int(r.messages[0].content) for r in inner.requests] == list(range(20))
 
 
-def test_a_refusal_halves_the_slots_and_successes_bring_them_back():
+@pytest.mark.parametrize("sign", [RateLimited("x"), ModelTimeout("x")])
+def test_a_refusal_halves_the_slots_and_successes_bring_them_back(sign):
     async def main():
         limiter = Limiter(8)
-        refused = Script(*[RateLimited("x")] * 6)
+        refused = Script(*[sign] * 6)
         model = LimitedModel(refused, limiter)
         await asyncio.gather(*(model.generate(request()) for _ in range(6)), return_exceptions=True)
         after_burst = limiter.slots
-        with pytest.raises(RateLimited):
-            await LimitedModel(Script(RateLimited("x")), limiter).generate(request())
+        with pytest.raises(type(sign)):
+            await LimitedModel(Script(sign), limiter).generate(request())
         again = limiter.slots
         growth = []
         for _ in range(40):

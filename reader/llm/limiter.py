@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from reader.errors import RateLimited
+from reader.errors import ModelTimeout, RateLimited
 from reader.llm.layer import Layer
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, OnToken
 
@@ -19,7 +19,8 @@ class Limiter:
 
     When the server asks to slow down, the number of slots is halved and everyone waits until its
     Retry-After has passed; after as many successes as there are slots one is added, up to
-    ``max_concurrency`` again. Under a rate limit requests start evenly spaced.
+    ``max_concurrency`` again. A time-out halves them too: asked again as many at once, a busy
+    server would be late again, for nothing. Under a rate limit requests start evenly spaced.
 
     Args:
         max_concurrency: Requests in flight at most.
@@ -78,6 +79,8 @@ class Limiter:
         """
         if isinstance(failure, RateLimited):
             self._slow_down(ticket, failure.retry_after)
+        elif isinstance(failure, ModelTimeout):
+            self._slow_down(ticket, None)
         elif failure is None and self.slots < self.max_concurrency:
             self._successes += 1
             if self._successes >= self.slots:

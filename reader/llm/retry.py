@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from reader.errors import ModelError, ModelUnavailable, RateLimited
+from reader.errors import ModelError, ModelTimeout, ModelUnavailable, RateLimited
 from reader.events import CallRetried, Emit, ignore
 from reader.llm.layer import Layer
 from reader.llm.types import ChatModel, ChatReply, ChatRequest, OnToken
@@ -20,6 +20,7 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 LONGEST_RETRY_AFTER = 120.0
 NO_SERVER_ATTEMPTS = 2
+LATE_ATTEMPTS = 3  # each took the whole time for one call
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class RetryingModel(Layer):
     Args:
         inner: The model to ask.
         attempts: Calls made at most. An address where nothing has answered yet is mostly wrong:
-            it gets two.
+            it gets two. Time-outs get three.
         seconds_left: Time until the deadline, None without one; no wait goes beyond it.
         emit: Gets a ``CallRetried`` before each wait.
         wait: Seconds to wait, from the number of the failed attempt and its error.
@@ -129,8 +130,11 @@ class RetryingModel(Layer):
         return isinstance(error, ModelError) and error.retryable
 
     def _is_enough(self, state: RetryCallState) -> bool:
-        no_server = isinstance(_error(state), ModelUnavailable) and not self._reached
-        attempts = min(self._attempts, NO_SERVER_ATTEMPTS) if no_server else self._attempts
+        error, attempts = _error(state), self._attempts
+        if isinstance(error, ModelUnavailable) and not self._reached:
+            attempts = min(attempts, NO_SERVER_ATTEMPTS)
+        elif isinstance(error, ModelTimeout):
+            attempts = min(attempts, LATE_ATTEMPTS)
         left = self._seconds_left()
         return state.attempt_number >= attempts or (
             left is not None and state.upcoming_sleep >= left
