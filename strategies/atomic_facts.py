@@ -247,8 +247,12 @@ def read_facts(reply: ChatReply, text: str) -> tuple[FactAndElements, ...]:
 
 def sentences_as_facts(text: str) -> tuple[FactAndElements, ...]:
     """The sentences of a text, each with its noun chunks: for a model that takes no facts."""
+    return tuple((said, noun_chunks(said)) for said in _statements(text))
+
+
+def _statements(text: str) -> list[str]:
     said = (" ".join(text[start:end].split()) for start, end in sentences(text))
-    return tuple((s, noun_chunks(s)) for s in dict.fromkeys(said) if is_statement(s))
+    return [s for s in dict.fromkeys(said) if is_statement(s)]
 
 
 def facts_without_model(chunks: Sequence[str]) -> list[tuple[FactAndElements, ...]]:
@@ -256,13 +260,11 @@ def facts_without_model(chunks: Sequence[str]) -> list[tuple[FactAndElements, ..
 
     As in LazyGraphRAG (Microsoft Research, 2024) no model is asked to build the graph.
     """
-    facts = [sentences_as_facts(text) for text in chunks]
-    counts = Counter(
-        word for said in facts for text, _ in said for word in set(content_words(text))
-    )
-    most = max(COMMON * sum(map(len, facts)), 5)
+    told = [_statements(text) for text in chunks]
+    counts = Counter(word for said in told for text in said for word in set(content_words(text)))
+    most = max(COMMON * sum(map(len, told)), 5)
     common = {word for word, count in counts.items() if count > most}
-    return [tuple((text, noun_chunks(text, common=common)) for text, _ in said) for said in facts]
+    return [tuple((text, noun_chunks(text, common=common)) for text in said) for said in told]
 
 
 def is_statement(text: str) -> bool:
@@ -288,7 +290,7 @@ def noun_chunks(
             names.append(name)
     inside = set(content_words(" ".join(names)))
     words = dict.fromkeys(
-        w for w in content_words(sentence) if len(w) > 3 and w not in inside | set(common)
+        w for w in content_words(sentence) if len(w) > 3 and w not in inside and w not in common
     )
     numbers = [w for w in content_words(sentence) if w[0].isdigit() and w not in inside]
     longest = sorted(words, key=len, reverse=True)

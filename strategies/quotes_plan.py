@@ -26,9 +26,7 @@ PROMPTS = load_prompts("reader.strategies", "quotes")
 USUAL_WINDOW = 8192  # that of chain-of-agents, so that both read the same chunks
 SENTENCE_TOKENS = 80  # of a quote with its JSON
 JSON_TOKENS = 20  # of these, what is not the quote
-CHARACTERS = (
-    3  # of a quote for each of its tokens; a sentence that is cut off is found by its start
-)
+CHARACTERS = 3  # of a quote for each of its tokens; the rest of its sentence is looked up
 NUMBERS = 0.9  # part of a chunk's room that is text; numbers of paragraphs take the rest
 WORD_FOR_WORD = "the sentence, word for word"
 EVERY = "every sentence that helps; an empty list only where none does"
