@@ -25,6 +25,7 @@ from inspect_ai import Task, eval_set
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
 
+from reader.budget import Usage
 from reader.errors import ReaderError
 from reader.session import Reader
 
@@ -42,6 +43,18 @@ class EvaluationFailed(ReaderError):
     """The evaluation stopped before its end; what was finished is kept."""
 
     default_hint = "The same command goes on where it was."
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; what was finished is kept.
+
+    Attributes:
+        spent: As in ``ReaderError``.
+    """
+
+    def __init__(self, spent: Usage) -> None:
+        super().__init__()
+        self.spent = spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,7 @@ def run(
 
     Raises:
         ReaderError: what every further question would meet; the same call goes on.
-        KeyboardInterrupt: likewise.
+        Interrupted: likewise.
     """
     halt = Halt()
     tasks = [
@@ -125,7 +138,7 @@ def run(
         halt.error.spent = halt.spent
         raise halt.error
     if len(logs) < len(tasks) or any(log.status == "cancelled" for log in logs):
-        raise KeyboardInterrupt  # inspect catches Ctrl-C and gives back what it has
+        raise Interrupted(halt.spent)  # inspect catches Ctrl-C and gives back what it has
     if not complete:
         why = next((log.error.message for log in logs if log.error is not None), "unknown")
         raise EvaluationFailed(f"A task of the evaluation failed: {why}.")

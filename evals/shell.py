@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from reader.cli_options import tell_spent
 from reader.errors import InputError, InvalidOption, MissingExtra
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _run(
     from .plan import batches
     from .progress import EvaluationProgress
     from .results import finished, forget_failures, read_rows
-    from .runner import rounds
+    from .runner import Interrupted, rounds
     from .runner import run as run_rounds
     from .summary import summarised, summary_table
 
@@ -190,16 +191,20 @@ def _run(
     if left and not yes:
         _confirm()
     with EvaluationProgress(todo, done, enabled=not quiet) as progress:
-        run_rounds(
-            plan,
-            todo,
-            reader,
-            done=done,
-            log_dir=log_dir,
-            model_name=info.name,
-            at_once=info.concurrency,
-            on_score=progress,
-        )
+        try:
+            run_rounds(
+                plan,
+                todo,
+                reader,
+                done=done,
+                log_dir=log_dir,
+                model_name=info.name,
+                at_once=info.concurrency,
+                on_score=progress,
+            )
+        except Interrupted as stop:
+            tell_spent(stop.spent)
+            raise
     wanted = {r.key for r in todo}
     rows = [row for row in read_rows(log_dir) if row.key in wanted]
     for name in dict.fromkeys(row.set for row in rows):

@@ -96,14 +96,7 @@ class Halt:
 
     def spend(self, used: Usage) -> None:
         """Count the calls that a question made."""
-        if used.calls:
-            self.spent = Usage(
-                calls=self.spent.calls + used.calls,
-                prompt_tokens=self.spent.prompt_tokens + used.prompt_tokens,
-                completion_tokens=self.spent.completion_tokens + used.completion_tokens,
-                cached_tokens=self.spent.cached_tokens + used.cached_tokens,
-                cost=None if used.cost is None else (self.spent.cost or 0.0) + used.cost,
-            )
+        self.spent = self.spent.plus(used)
 
 
 @solver

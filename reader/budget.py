@@ -149,6 +149,20 @@ class Usage(Frozen):
     reasked: NonNegative = 0
     forced: NonNegative = 0
 
+    def plus(self, other: Usage) -> Usage:
+        """Calls, tokens and dollars of both; the rest, which has no sum, is left out.
+
+        A run without calls costs nothing: the sum's ``cost`` is None only where a price is unknown.
+        """
+        paid = [used.cost for used in (self, other) if used.calls]
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cost=None if None in paid else sum(cost for cost in paid if cost),
+        )
+
 
 class CallRecord(Frozen):
     """One reply that a run got.

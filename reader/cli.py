@@ -38,6 +38,8 @@ from reader.cli_options import (
     options_of,
     show,
     split,
+    tell_spent,
+    watched,
 )
 from reader.cli_runs import runs_app
 from reader.cli_store import store_app
@@ -102,7 +104,6 @@ def ask(
     quiet: Quiet = False,
 ) -> None:
     """Answer a question about one or several documents."""
-    from reader.progress import TerminalProgress
     from reader.session import Reader
 
     check_report(html)
@@ -111,7 +112,7 @@ def ask(
     if scorer is not None:
         options["scorer"] = scorer
     with (
-        TerminalProgress(enabled=not quiet) as progress,
+        watched(quiet=quiet) as progress,
         Reader(
             model,
             store=store,
@@ -291,15 +292,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except ReaderError as error:
         typer.echo(f"reader: {error}", err=True)
-        if error.spent is not None and error.spent.calls:
-            spent = error.spent
-            dollars = f", ${spent.cost:.4f}" if spent.cost else ""
-            typer.echo(
-                f"reader: spent so far: {spent.calls:,} call{'s'[: spent.calls != 1]}, "
-                f"{spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out{dollars}. "
-                "The same command resumes.",
-                err=True,
-            )
+        tell_spent(error.spent, after=" The same command resumes.")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors print themselves

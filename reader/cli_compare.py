@@ -25,6 +25,7 @@ from reader.cli_options import (
     check_report,
     options_of,
     split,
+    watched,
 )
 
 
@@ -56,14 +57,13 @@ def compare(
     """
     from rich.console import Console
 
-    from reader.progress import TerminalProgress
     from reader.session import Reader
 
     check_report(html)
     docs, question = split(documents, summary)
     names = [name.strip() for names in strategy for name in names.split(",") if name.strip()]
     with (
-        TerminalProgress(enabled=not quiet) as progress,
+        watched(quiet=quiet) as progress,
         Reader(model, store=store, on_download=progress.download) as reader,
     ):
         found = reader.compare(

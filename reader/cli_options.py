@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from reader.errors import InvalidOption
 
 if TYPE_CHECKING:
     from reader.answers import Answer
+    from reader.budget import Usage
+    from reader.progress import TerminalProgress
 
 EXIT = {"answered": 0, "partial": 3, "not_found": 4}
 INTERRUPTED = 130
@@ -81,6 +84,30 @@ def check_report(html: Path | None) -> None:
         from reader.html.report import check_path
 
         check_path(html)
+
+
+@contextmanager
+def watched(*, quiet: bool = False) -> Iterator[TerminalProgress]:
+    """Progress on the terminal; at Ctrl-C a line says what was spent."""
+    from reader.progress import TerminalProgress
+
+    with TerminalProgress(enabled=not quiet) as progress:
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            tell_spent(progress.spent)
+            raise
+
+
+def tell_spent(spent: Usage | None, after: str = "") -> None:
+    """What was used when a command ended early, in one line on standard error, if anything."""
+    if spent is not None and spent.calls:
+        dollars = f", ${spent.cost:.4f}" if spent.cost else ""
+        typer.echo(
+            f"reader: spent so far: {spent.calls:,} call{'s'[: spent.calls != 1]}, "
+            f"{spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out{dollars}.{after}",
+            err=True,
+        )
 
 
 def show(answer: Answer, as_json: bool, write: Callable[[], Path] | None = None) -> None:

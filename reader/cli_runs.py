@@ -18,6 +18,7 @@ from reader.cli_options import (
     StoreFolder,
     check_report,
     show,
+    watched,
 )
 from reader.errors import DocumentError, InvalidOption, RunNotFound
 
@@ -94,7 +95,6 @@ def resume_run(
 ) -> None:
     """Go on with a run that was interrupted, failed, or ran out of budget."""
     from reader.memory.store import Store
-    from reader.progress import TerminalProgress
     from reader.session import Reader
 
     kept = Store(store)
@@ -102,7 +102,7 @@ def resume_run(
     if run is None:
         raise RunNotFound(f"There is no run {run_id!r} in the store.")
     with (
-        TerminalProgress() as progress,
+        watched() as progress,
         Reader(model or run.call["model"], store=kept, on_download=progress.download) as reader,
     ):
         answer = reader.resume(run.id, on_event=progress, budget=budget, deadline=deadline)

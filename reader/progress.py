@@ -6,7 +6,17 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from reader.events import CallRetried, ChunkRead, Event, ModelCalled, Notice, Progress, RunStarted
+from reader.budget import Usage
+from reader.events import (
+    CallRetried,
+    ChunkRead,
+    Event,
+    ModelCalled,
+    Notice,
+    Progress,
+    RunStarted,
+    UsageChanged,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -18,6 +28,9 @@ class TerminalProgress:
     Args:
         enabled: False draws nothing, and so does a standard error that is not a terminal;
             notices are written in either case, but not when disabled.
+
+    Attributes:
+        spent: Calls, tokens and dollars of the runs listened to, one after the other.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -25,6 +38,7 @@ class TerminalProgress:
         self._bars: Any = None
         self._task: TaskID | None = None
         self._downloads: dict[str, TaskID] = {}
+        self.spent = self._before = Usage()
 
     def __enter__(self) -> Self:
         from rich.console import Console
@@ -81,9 +95,12 @@ class TerminalProgress:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, Notice):
+        if isinstance(event, UsageChanged):
+            self.spent = self._before.plus(event.usage)
+        elif isinstance(event, Notice):
             self._console.print(event.text, markup=False, highlight=False, style="dim")
         elif isinstance(event, RunStarted):
+            self._before = self.spent
             self._switch(self._bars)
             verb = "Resuming" if event.resumed else "Reading"
             self._task = self._bars.add_task(verb, total=event.estimate.calls, left="")

@@ -38,18 +38,20 @@ def test_the_version():
     assert (said.returncode, said.stdout) == (0, f"longdoc-reader {reader.__version__}\n")
 
 
-def test_ctrl_c_says_that_the_run_goes_on(tmp_path, book):
-    arguments = ("ask", book, "Which number?", "--store", str(tmp_path / "s"), "--model")
+def test_ctrl_c_says_what_was_spent_and_that_the_run_goes_on(tmp_path, book):
+    arguments = ("ask", book, "Which number?", "--chunk-tokens", "100")
+    arguments = (*arguments, "--store", str(tmp_path / "s"), "--model")
     code = "from reader.cli import main; main()"
-    with LocalServer(default=ok("Facts.", delay=NEVER)) as server:
+    with LocalServer([ok("Facts.")], default=ok("Facts.", delay=NEVER)) as server:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments, server.url], stderr=-1, text=True
         )
-        while not server.calls and process.poll() is None:
+        while len(server.calls) < 2 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130
+    assert "spent so far: 2 calls, " in said  # the one in flight with what it may cost at most
     assert "goes on" in said
     assert "Traceback" not in said
 

@@ -11,6 +11,7 @@ from conftest import tale
 from reader import Comparison, Reader
 from reader.budget import Price
 from reader.errors import AuthenticationFailed, InvalidOption, UnknownStrategy
+from reader.progress import TerminalProgress
 from reader.testing import FunctionModel
 
 QUESTION = "What is the fact of part 3?"
@@ -54,6 +55,17 @@ def test_each_strategy_has_the_budget_for_itself(store):
     )  # fmt: skip
     assert [entry.answer.usage.calls for entry in found.entries] == [3, 3]
     assert [entry.answer.status for entry in found.entries] == ["partial", "partial"]
+
+
+def test_what_ctrl_c_would_say_is_the_sum_of_all_strategies(store):
+    with TerminalProgress(enabled=False) as progress:
+        found = package.compare(
+            tale(20), QUESTION, ["coa", "full"],
+            model=model(), store=store, chunk_tokens=70, on_event=progress,
+        )  # fmt: skip
+    used = [entry.answer.usage for entry in found.entries]
+    assert progress.spent.calls == sum(each.calls for each in used) > 2
+    assert progress.spent.cost == pytest.approx(sum(each.cost for each in used))
 
 
 def test_one_that_fails_has_an_error_and_the_others_an_answer(store):

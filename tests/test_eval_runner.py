@@ -338,17 +338,20 @@ def test_variants_of_a_strategy_and_seeds_stand_side_by_side(evaluate):
     assert {r.strategy for r in rows} == {"full"}
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(evaluate):
+def test_ctrl_c_says_what_was_spent_and_that_the_same_command_goes_on(evaluate):
     import signal
 
-    with LocalServer(default=ok("x", delay=NEVER)) as server:
-        command = [sys.executable, "-c", MAIN, *evaluate.arguments(server, "--yes")]
+    first_two = [ok("It says that the number is 333."), ok("333.")]
+    with LocalServer(first_two, default=ok("x", delay=NEVER)) as server:
+        arguments = evaluate.arguments(server, "--yes", "-s", "full", "--concurrency", "1")
+        command = [sys.executable, "-c", MAIN, *arguments, "--no-baselines"]
         process = subprocess.Popen(command, stdout=-3, stderr=subprocess.PIPE, text=True)
-        while not server.calls and process.poll() is None:
+        while len(server.calls) < 3 and process.poll() is None:
             threading.Event().wait(0.02)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130
+    assert "spent so far: 3 calls, " in said  # the one in flight with what it may cost at most
     assert "goes on" in said
     assert "Traceback" not in said
 

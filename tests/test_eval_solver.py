@@ -12,11 +12,12 @@ from inspect_ai.scorer import choice, includes
 
 from conftest import tale
 from reader import Reader, Store
+from reader.budget import Usage
 from reader.documents import Document
-from reader.errors import DocumentNotFound
+from reader.errors import AuthenticationFailed, DocumentNotFound
 from reader.evals.outcome import Outcome
 from reader.evals.scorer import quality
-from reader.evals.solver import Library, reading
+from reader.evals.solver import Halt, Library, reading
 from reader.testing import FunctionModel
 
 TEXT = tale(3)
@@ -121,3 +122,29 @@ def test_an_answer_from_the_store_shows_what_it_took_when_it_was_made(reader, tm
     assert usages[0].calls == 1
     assert usages[1].calls == usages[0].calls
     assert usages[1].prompt_tokens == usages[0].prompt_tokens > 0
+
+
+def test_an_error_that_every_question_would_meet_halts_without_its_traceback(store, tmp_path):
+    def refuse(request: Any) -> str:
+        raise AuthenticationFailed("The server does not know the key.")
+
+    halt = Halt()
+    sample = Sample(QUESTION, target="222", metadata={"document": TEXT})
+    with Reader(FunctionModel(refuse, window=4096), store=store) as opened:
+        log = ran(opened, sample, tmp_path, includes(), halt=halt)
+    assert log.status == "error"
+    assert "does not know the key" in log.error.message
+    assert "Halted" in log.error.traceback
+    assert "AuthenticationFailed" not in log.error.traceback
+    assert isinstance(halt.error, AuthenticationFailed)
+
+
+def test_spending_is_summed_with_dollars_where_all_prices_are_known():
+    halt = Halt()
+    halt.spend(Usage(calls=2, prompt_tokens=30, completion_tokens=4, cost=0.5))
+    halt.spend(Usage())
+    halt.spend(Usage(calls=1, prompt_tokens=10, completion_tokens=1, cost=0.25))
+    assert halt.spent == Usage(calls=3, prompt_tokens=40, completion_tokens=5, cost=0.75)
+    halt.spend(Usage(calls=1))
+    assert halt.spent.calls == 4
+    assert halt.spent.cost is None
