@@ -25,6 +25,7 @@ from inspect_ai.model import ChatMessageAssistant, ModelOutput, ModelUsage
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError, time_limit
 
+from reader.answers import Answer
 from reader.budget import Budget, Usage
 from reader.documents import Document
 from reader.errors import DocumentNotFound, InvalidOption, ReaderError
@@ -228,7 +229,9 @@ def _document(
 def _first_usage(reader: Reader, run_id: str) -> Usage:
     """What an answer from the store took when it was made: a repeat must not look free."""
     record = reader.store.run(run_id)
-    return Usage.model_validate(record.usage) if record is not None else Usage()
+    if record is None or record.answer is None:
+        return Usage()
+    return Answer.from_json(record.answer).usage
 
 
 def _record(state: TaskState, outcome: Outcome) -> TaskState:

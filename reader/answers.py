@@ -76,7 +76,9 @@ class Answer(Frozen):
             limit or failed chunks left something unread: see ``coverage``).
         citations: Passages that support it, the best first.
         coverage: Which parts of the document were read.
-        usage: What it took.
+        usage: What it took; of a run that went on, what it took since then.
+        earlier: What attempts before had taken: they were interrupted, failed or ended at a
+            limit. After a ``kill -9`` the last five seconds may be missing.
         estimate: What it was expected to take.
         trace: How it came about.
         strategy: Name of the strategy.
@@ -96,6 +98,7 @@ class Answer(Frozen):
     citations: tuple[Citation, ...] = ()
     coverage: Coverage = Coverage()
     usage: Usage = Usage()
+    earlier: Usage = Usage()
     estimate: Estimate | None = None
     trace: Trace = Trace()
     strategy: str = ""

@@ -150,18 +150,16 @@ class Usage(Frozen):
     forced: NonNegative = 0
 
     def plus(self, other: Usage) -> Usage:
-        """Calls, tokens and dollars of both; the rest, which has no sum, is left out.
-
-        A run without calls costs nothing: the sum's ``cost`` is None only where a price is unknown.
-        """
-        paid = [used.cost for used in (self, other) if used.calls]
-        return Usage(
-            calls=self.calls + other.calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            cost=None if None in paid else sum(cost for cost in paid if cost),
-        )
+        """The sum of both, with this one's seconds and depth; no calls cost nothing."""
+        counted = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in Usage.model_fields
+            if name not in ("seconds", "depth", "cost")
+        }
+        paid = [used.cost for used in (self, other) if used.calls] or [self.cost]
+        known = [cost for cost in paid if cost is not None]
+        cost = sum(known) if len(known) == len(paid) else None
+        return self.model_copy(update={**counted, "cost": cost})
 
 
 class CallRecord(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reader.budget import Price
+from reader.budget import Price, Usage
 from reader.calls import Call
 from reader.chunk_cache import ChunkCache, KeyedLocks
 from reader.events import Emit
@@ -46,6 +46,8 @@ class Run:
         closings: What the budget must keep for the end of each part.
         shared: What all runs share.
         emit: Gets the events.
+        resumed: An earlier, unfinished attempt goes on.
+        earlier: What earlier attempts at each call had used, as far as it was written down.
     """
 
     calls: tuple[Call, ...]
@@ -55,3 +57,5 @@ class Run:
     closings: tuple[Closing, ...]
     shared: Shared
     emit: Emit
+    resumed: bool = False
+    earlier: tuple[Usage, ...] = ()

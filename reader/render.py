@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from reader.answers import Answer
+    from reader.budget import Usage
     from reader.citations import Citation
     from reader.coverage import Coverage
 
@@ -162,6 +163,14 @@ def money(cost: float | None) -> str:
     return "no charge" if cost == 0 else f"${cost:.{2 if cost >= 1 else 4}f}"
 
 
+def _before(earlier: Usage) -> str:
+    """What earlier attempts at the same call took, in words."""
+    if not earlier.calls:
+        return ""
+    dollars = f", {money(earlier.cost)}" if earlier.cost else ""
+    return f"before it went on {earlier.calls:,} call{'s'[: earlier.calls != 1]}{dollars}"
+
+
 def cost_line(answer: Answer) -> str:
     """What answered, and what it took, on one line."""
     usage = answer.usage
@@ -173,5 +182,6 @@ def cost_line(answer: Answer) -> str:
         f"{usage.seconds:.1f} s",
         f"{usage.depth} in series",
         money(usage.cost),
+        _before(answer.earlier),
     ]
     return " · ".join(filter(None, map(safe, parts)))

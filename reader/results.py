@@ -41,8 +41,9 @@ def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
             "cost": None if used.cost is None else 0.0,
         }
     )
+    now = {"usage": fresh, "earlier": Usage()}
     origin = Origin(call.document, store.folder, record.id)
-    return remembering(answer.model_copy(update={"usage": fresh}), origin)
+    return remembering(answer.model_copy(update=now), origin)
 
 
 async def answers_of(run: Run, outcomes: Sequence[Outcome]) -> list[Answer]:
@@ -52,9 +53,9 @@ async def answers_of(run: Run, outcomes: Sequence[Outcome]) -> list[Answer]:
     assert run.reading.estimate is not None
     expected = divided(run.reading.estimate, len(run.parts))
     return [
-        await _answer(call, run, part, outcome, usage, estimate)
-        for call, part, outcome, usage, estimate in zip(
-            run.calls, run.parts, outcomes, used_by(run), expected, strict=True
+        await _answer(call, run, part, outcome, usage, earlier, estimate)
+        for call, part, outcome, usage, earlier, estimate in zip(
+            run.calls, run.parts, outcomes, used_by(run), run.earlier, expected, strict=True
         )
     ]
 
@@ -65,18 +66,7 @@ def used_by(run: Run) -> list[Usage]:
     if run.reading is run.parts[0]:
         return own
     shares = divided(run.reading.ledger.usage(), len(own))
-    return [_plus(mine, share) for mine, share in zip(own, shares, strict=True)]
-
-
-def _plus(own: Usage, share: Usage) -> Usage:
-    """What a question used, with its share of the pass; time and depth are its own."""
-    counted = {
-        name: getattr(own, name) + getattr(share, name)
-        for name in Usage.model_fields
-        if name not in ("seconds", "depth", "cost")
-    }
-    cost = None if own.cost is None or share.cost is None else own.cost + share.cost
-    return own.model_copy(update={**counted, "cost": cost})
+    return [mine.plus(share) for mine, share in zip(own, shares, strict=True)]
 
 
 def _replies(run: Run, part: Reading) -> tuple[tuple[CallRecord, ...], tuple[str, ...]]:
@@ -101,6 +91,7 @@ async def _answer(
     reading: Reading,
     outcome: Outcome,
     usage: Usage,
+    earlier: Usage,
     estimate: Estimate,
 ) -> Answer:
     from reader.evidence import cite
@@ -124,6 +115,7 @@ async def _answer(
         citations=cited.citations if outcome.status != "not_found" else (),
         coverage=Coverage(chunks=outcome.chunks),
         usage=usage,
+        earlier=earlier,
         estimate=estimate,
         trace=Trace(
             steps=outcome.steps,
@@ -155,7 +147,7 @@ def _searched(outcome: Outcome) -> tuple[Range, ...]:
 
 def keep_record(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:
     """Write down where the run stands and how to make the same call again."""
-    used = used_by(run)
+    used = [answer.usage for answer in answers] or used_by(run)
     for i, (call, part) in enumerate(zip(run.calls, run.parts, strict=True)):
         run_id = call.run_id(run.shared.info.identity)
         if not answers and part.run_id != run_id:
@@ -179,7 +171,7 @@ def keep_record(run: Run, state: str, answers: Sequence[Answer] = ()) -> None:
                 source=call.document.source,
                 question=call.question,
                 call=again,
-                usage=(answers[i].usage if answers else used[i]).model_dump(mode="json"),
+                usage=used[i].plus(run.earlier[i]).model_dump(mode="json"),
                 answer=answers[i].to_json() if answers else None,
             )
         )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reader.answers import Answer
-from reader.budget import Estimate, Ledger
+from reader.budget import Estimate, Ledger, Usage
 from reader.calls import Call
-from reader.errors import ReaderError
+from reader.errors import ReaderError, StoreError
 from reader.events import ChunkRead, Done, Emit, RunStarted, ignore
-from reader.memory.store import Store
+from reader.memory.store import RunRecord, Store
 from reader.prepared import Run, Shared
 from reader.results import answers_of, keep_record
 from reader.strategy import Reading, Strategy, check_budget
@@ -21,6 +21,8 @@ from reader.strategy import Reading, Strategy, check_budget
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
+SECONDS_BETWEEN_RECORDS = 5.0
+UNFINISHED = ("running", "interrupted", "failed")
 
 Machine: TypeAlias = Callable[[Strategy[Any], Reading, Shared, bool], Awaitable[dict[str, Any]]]
 """Runs a strategy's graph to its last state; the flag says that an earlier run goes on."""
@@ -99,6 +101,7 @@ async def prepared(
             closings = strategy.closings(reading)
             for part, end in zip(parts, closings, strict=True):
                 part.ledger.keep_for_closing(end.calls, end.prompt_tokens, end.completion_tokens)
+        before = [shared.store.run(call.run_id(identity)) for call in calls]
         yield Run(
             calls=calls,
             strategy=strategy,
@@ -107,6 +110,11 @@ async def prepared(
             closings=closings,
             shared=shared,
             emit=emit,
+            resumed=any(record is not None and record.state in UNFINISHED for record in before),
+            earlier=tuple(
+                _used_before(record if run_id == call.run_id(identity) else None)
+                for record, run_id, call in zip(before, ids, calls, strict=True)
+            ),
         )
 
 
@@ -120,12 +128,8 @@ async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
         ReaderError: with what was spent and the id under which it resumes.
     """
     shared, reading, strategy, store = run.shared, run.reading, run.strategy, run.shared.store
-    identity = shared.info.identity
-    first = run.calls[0].run_id(identity)
-    earlier = [store.run(call.run_id(identity)) for call in run.calls]
-    resumed = any(
-        e is not None and e.state in ("running", "interrupted", "failed") for e in earlier
-    )
+    first = run.calls[0].run_id(shared.info.identity)
+    written = asyncio.create_task(_keep_written(run))
     try:
         with reported(reading.ledger, first):
             assert reading.estimate is not None
@@ -135,12 +139,12 @@ async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
                     strategy=strategy.name,
                     model=shared.info.name,
                     estimate=reading.estimate,
-                    resumed=resumed,
+                    resumed=run.resumed,
                 )
             )
             _warn_of_gaps(run)
             keep_record(run, "running")
-            state = await (machine or drive)(strategy, reading, shared, resumed)
+            state = await (machine or drive)(strategy, reading, shared, run.resumed)
             _warn_of_gaps(run)
             outcomes = [strategy.outcome(state, part) for part in run.parts]
             answers = await answers_of(run, outcomes)
@@ -150,6 +154,8 @@ async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
     except ReaderError:
         keep_record(run, "failed")
         raise
+    finally:
+        written.cancel()
     keep_record(run, "", answers)
     for part in {id(r): r for r in (reading, *run.parts)}.values():
         store.add_reply_lengths(
@@ -158,6 +164,21 @@ async def carry_out(run: Run, machine: Machine | None = None) -> list[Answer]:
     for answer in answers:
         run.emit(Done(answer=answer))
     return answers
+
+
+async def _keep_written(run: Run) -> None:
+    """Write down from time to time what was used, for a process that is killed."""
+    with suppress(StoreError):  # where it cannot write, neither can the run itself
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_RECORDS)
+            keep_record(run, "running")
+
+
+def _used_before(record: RunRecord | None) -> Usage:
+    """What unfinished attempts had used."""
+    if record is None or record.state not in (*UNFINISHED, "partial"):
+        return Usage()
+    return Usage.model_validate(record.usage)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from reader.errors import (
     UnknownStrategy,
 )
 from reader.events import Done, Notice, Progress
+from reader.render import cost_line
 from reader.testing import FunctionModel
 from servers import LocalServer, ok
 
@@ -105,10 +106,11 @@ CHILD = textwrap.dedent(
     import sys
     sys.path.insert(0, {tests!r})
     from conftest import tale
-    from reader import Reader
+    from reader import Reader, run
+    run.SECONDS_BETWEEN_RECORDS = 0.01
     with Reader({address!r}, store={store!r}) as r:
         answer = r.answer(tale(30), "Q?", chunk_tokens=60, window=2048)
-    print(answer.text, answer.usage.calls, answer.usage.cached_calls)
+    print(answer.usage.calls, answer.earlier.calls)
     """
 )
 
@@ -128,7 +130,7 @@ def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how)
         first.communicate()
         finished = {json.dumps(c) for c in server.calls}
         second = child(server, tmp_path / "s")
-        _, err = second.communicate()
+        out, err = second.communicate()
         assert second.returncode == 0, err
         bodies = [json.dumps(c) for c in server.calls]
     assert len(finished) >= 8
@@ -136,6 +138,9 @@ def test_a_killed_run_goes_on_and_pays_for_no_finished_call_twice(tmp_path, how)
     # The call in flight at the kill may have been answered to nobody: that one only.
     assert len(repeated) <= 1
     assert len(set(bodies)) == 31
+    now, before = map(int, out.split())
+    assert before >= 5
+    assert len(bodies) - 3 <= now + before <= len(bodies)
 
 
 def test_a_resumed_run_shows_what_was_done_and_guesses_from_its_own_pace(store, monkeypatch):
@@ -182,9 +187,14 @@ def test_resume_by_id_needs_the_file_only(tmp_path, store):
         partial = r.answer(path, "Q?", budget="calls=3", **ARGUMENTS)
         assert partial.status == "partial"
         done = r.resume(partial.run_id)
+        again = r.answer(path, "Q?", **ARGUMENTS)
     assert done.status == "answered"
     assert done.run_id == partial.run_id
     assert done.usage.cached_calls >= 2
+    assert (partial.earlier.calls, done.earlier.calls) == (0, partial.usage.calls)
+    assert cost_line(done).endswith("before it went on 3 calls")
+    assert store.run(done.run_id).usage["calls"] == 3 + done.usage.calls
+    assert "before" not in cost_line(again)
 
 
 def test_resume_of_a_text_from_memory_says_what_to_do(store):

@@ -63,7 +63,7 @@ class RunRecord:
         source: Absolute path of the document, None for a text from memory.
         question: The question, None for a summary.
         call: The arguments that make the same call again.
-        usage: What its last attempt used.
+        usage: What all attempts at it used; seconds and depth are the last one's.
         answer: The answer as JSON, None while there is none.
     """
 
