@@ -39,12 +39,10 @@ class FactGraph:
         facts: In the order of the document.
         graph: Undirected; a node has ``name`` (to show), ``also`` (other forms of it, as they are
             compared) and ``facts`` (indices into ``facts``).
-        weak: Chunks whose facts are mere sentences, because the model gave nothing usable.
     """
 
     facts: tuple[Fact, ...]
     graph: nx.Graph
-    weak: tuple[int, ...] = ()
 
     def name(self, node: str) -> str:
         """The key element as it is shown."""
@@ -103,7 +101,6 @@ class FactGraph:
             "version": GRAPH_VERSION,
             "facts": [[fact.chunk, fact.text, list(fact.elements)] for fact in self.facts],
             "graph": nx.node_link_data(self.graph, edges="edges"),
-            "weak": list(self.weak),
         }
 
     @classmethod
@@ -122,18 +119,17 @@ class FactGraph:
                 known = isinstance(data["name"], str) and isinstance(data["also"], list)
                 if not known or any(not 0 <= i < len(facts) for i in data["facts"]):
                     raise ValueError("a node without its facts")
-            return cls(facts, graph, tuple(int(c) for c in payload["weak"]))
+            return cls(facts, graph)
         except (KeyError, TypeError, AttributeError, IndexError, nx.NetworkXError) as error:
             raise ValueError(f"damaged: {error!r}") from error
 
 
-def build_graph(facts: Sequence[Fact], text: str, weak: Sequence[int] = ()) -> FactGraph:
+def build_graph(facts: Sequence[Fact], text: str) -> FactGraph:
     """The graph of facts that were taken from a text.
 
     Args:
         facts: Of all chunks, in the order of the document.
         text: The document, which tells common words from names.
-        weak: As in ``FactGraph``.
     """
     common = lowercase_words(text)
     names = Names((e for fact in facts for e in fact.elements), common)
@@ -156,7 +152,7 @@ def build_graph(facts: Sequence[Fact], text: str, weak: Sequence[int] = ()) -> F
     graph.add_edges_from(
         sorted(pair for pair in occurs if pair[0] < pair[1] and pair[::-1] in occurs)
     )
-    return FactGraph(tuple(facts), graph, tuple(weak))
+    return FactGraph(tuple(facts), graph)
 
 
 def _spoken_of(text: str, names: Names, common: frozenset[str]) -> set[str]:

@@ -135,24 +135,17 @@ def graph_of(reading: Reading) -> FactGraph:
 
 def made_graph(reading: Reading) -> FactGraph:
     """The graph of the facts that are in the store, or of the sentences."""
-    facts: list[Fact] = []
-    weak: list[int] = []
-    if not reading.plan.form.by_model:
+    if reading.plan.form.by_model:
+        taken = [kept_facts(reading, chunk) for chunk in reading.chunks]
+        said = [() if found is None else found.facts for found in taken]
+    else:
         said = facts_without_model([reading.text(chunk) for chunk in reading.chunks])
-        facts = [
-            Fact(chunk.index, text, elements)
-            for chunk, found in zip(reading.chunks, said, strict=True)
-            for text, elements in found
-        ]
-        return build_graph(facts, reading.document.text)
-    for chunk in reading.chunks:
-        taken = kept_facts(reading, chunk)
-        if taken is None:
-            continue
-        facts += [Fact(chunk.index, text, elements) for text, elements in taken.facts]
-        if taken.level == "forced":
-            weak.append(chunk.index)
-    return build_graph(facts, reading.document.text, weak)
+    facts = [
+        Fact(chunk.index, text, elements)
+        for chunk, found in zip(reading.chunks, said, strict=True)
+        for text, elements in found
+    ]
+    return build_graph(facts, reading.document.text)
 
 
 async def finish_graph(reading: Reading, *, complete: bool) -> FactGraph:
