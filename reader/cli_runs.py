@@ -54,12 +54,12 @@ def list_runs(
         return
     for run in runs:
         at = datetime.fromtimestamp(run.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        cost = run.usage["cost"]
+        calls, cost = run.usage["calls"], run.usage["cost"]
         money = f", ${cost:.4f}" if cost else ""
         typer.echo(
             f"{run.id}  {at}  {run.state:11}  {run.strategy}  {_line(run.document, 24)}  "
             f"{_line(run.question or '(summary)', 40)}  "
-            f"{run.usage['calls']} calls{money}"
+            f"{calls:,} call{'s'[: calls != 1]}{money}"
         )
 
 
