@@ -148,3 +148,13 @@ def test_spending_is_summed_with_dollars_where_all_prices_are_known():
     halt.spend(Usage(calls=1))
     assert halt.spent.calls == 4
     assert halt.spent.cost is None
+
+
+def test_an_answer_from_the_store_took_what_its_own_attempt_took(reader, tmp_path):
+    size = {"chunk_tokens": 40}
+    partial = reader.answer(TEXT, QUESTION, "coa", budget="calls=2", **size)
+    done = reader.answer(TEXT, QUESTION, "coa", **size)
+    assert (partial.status, done.status) == ("partial", "answered")
+    sample = Sample(QUESTION, target="222", metadata={"document": TEXT})
+    log = ran(reader, sample, tmp_path, includes(), strategy="coa", **size)
+    assert Outcome.model_validate(log.samples[0].metadata["outcome"]).usage == done.usage
