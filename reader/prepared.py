@@ -57,5 +57,5 @@ class Run:
     closings: tuple[Closing, ...]
     shared: Shared
     emit: Emit
-    resumed: bool = False
-    earlier: tuple[Usage, ...] = ()
+    resumed: bool
+    earlier: tuple[Usage, ...]

@@ -41,9 +41,8 @@ def known_answer(call: Call, store: Store, identity: str) -> Answer | None:
             "cost": None if used.cost is None else 0.0,
         }
     )
-    now = {"usage": fresh, "earlier": Usage()}
     origin = Origin(call.document, store.folder, record.id)
-    return remembering(answer.model_copy(update=now), origin)
+    return remembering(answer.model_copy(update={"usage": fresh, "earlier": Usage()}), origin)
 
 
 async def answers_of(run: Run, outcomes: Sequence[Outcome]) -> list[Answer]:
